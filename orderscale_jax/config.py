@@ -1,0 +1,125 @@
+"""The configuration of a run: what `--config.…` can set, with its defaults, and its checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from orderscale_jax.model import ModelConfig
+from orderscale_jax.task import TaskConfig
+
+BATCHES = ("reshuffle", "replay", "resample", "sampled")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How to train (paper, appendix; defaults as published except `batches`).
+
+    Attributes:
+      batch_size: lists per step, over all devices.
+      batches: where they come from. `reshuffle`: the training set in a new order every epoch, an
+        incomplete last batch dropped; `replay`: the first epoch's batches for ever, as published;
+        `resample`: drawn from the training set with replacement; `sampled`: drawn from all lists.
+      max_steps: steps of one attempt.
+      learning_rate, weight_decay: of AdamW (betas 0.9 and 0.999, epsilon 1e-8).
+      schedule: `constant`, or `cosine` after a linear warm-up of `warmup_steps` from 0.
+      max_grad_norm: clip the global gradient norm to this; None does not clip.
+      eval_every: steps between full validations.
+      eval_batch_size: lists per validation batch.
+      target_accuracy: stop when validation accuracy reaches this.
+      patience: stop after so many validations without a new best; None never does.
+      patience_threshold: accuracy below which patience does not stop.
+      min_accuracy, max_retries: start afresh with another seed, at most so many attempts in all,
+        until one reaches this accuracy.
+      checkpoint_every: steps between the checkpoints from which a killed run goes on.
+    """
+
+    batch_size: int = 2048
+    batches: str = "reshuffle"
+    max_steps: int = 100_000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: str = "constant"
+    warmup_steps: int = 1000
+    max_grad_norm: float | None = None
+    eval_every: int = 100
+    eval_batch_size: int = 4096
+    target_accuracy: float = 0.999
+    patience: int | None = None
+    patience_threshold: float = 0.9
+    min_accuracy: float = 0.9
+    max_retries: int = 3
+    checkpoint_every: int = 10_000
+
+    def __post_init__(self):
+        for name in (
+            "batch_size",
+            "max_steps",
+            "eval_every",
+            "eval_batch_size",
+            "max_retries",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if self.batches not in BATCHES:
+            raise ValueError(f"train.batches must be one of {', '.join(BATCHES)}; got {self.batches!r}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"train.schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"train.learning_rate must be positive, got {self.learning_rate}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"train.weight_decay must not be negative, got {self.weight_decay}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"train.warmup_steps must not be negative, got {self.warmup_steps}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"train.max_grad_norm must be positive or None, got {self.max_grad_norm}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"train.patience must be at least 1 or None, got {self.patience}")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every option with its default, in the groups `task`, `model` and `train`."""
+    task = dataclasses.asdict(TaskConfig())
+    model = {k: v for k, v in dataclasses.asdict(ModelConfig()).items() if k not in task}
+    train: dict[str, Any] = dataclasses.asdict(TrainConfig())
+    train["max_grad_norm"] = config_dict.placeholder(float)
+    train["patience"] = config_dict.placeholder(int)
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "name": "",
+            "task": task,
+            "model": model,
+            "train": train,
+            "wandb": {"enabled": False, "project": "order-by-scale"},
+        }
+    )
+
+
+def task_config(config: ml_collections.ConfigDict) -> TaskConfig:
+    """The `task` group, checked."""
+    return _build(TaskConfig, "task", config.task)
+
+
+def model_config(config: ml_collections.ConfigDict) -> ModelConfig:
+    """The `model` group with the task's list length and alphabet, checked."""
+    task = task_config(config)
+    return _build(ModelConfig, "model", config.model, list_len=task.list_len, n_digits=task.n_digits)
+
+
+def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
+    """The `train` group, checked."""
+    return _build(TrainConfig, "train", config.train)
+
+
+def _build(cls, group: str, values, **more):
+    known = {field.name for field in dataclasses.fields(cls)} - set(more)
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"unknown option {group}.{unknown[0]}; {group} has {', '.join(sorted(known))}")
+    return cls(**values, **more)

@@ -1,0 +1,131 @@
+"""Who may read whom: the edges of the information-flow graph, and which of them can matter.
+
+Information travels digits -> SEP -> outputs and no other way (paper, section 3).
+Positions are numbered `d1 … dn` = 0 … n-1, `SEP` = n, `o1 … on` = n+1 … 2n.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Edge(NamedTuple):
+    """One attention edge: in `layer` (from 0) position `query` reads position `key`."""
+
+    layer: int
+    query: int
+    key: int
+
+
+def position_names(list_len: int) -> tuple[str, ...]:
+    """Names of the T = 2n+1 positions: `d1 … dn SEP o1 … on`."""
+    numbers = range(1, list_len + 1)
+    return (*(f"d{i}" for i in numbers), "SEP", *(f"o{i}" for i in numbers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """The information-flow graph of a model with `n_layers` layers on lists of `list_len` digits."""
+
+    list_len: int
+    n_layers: int
+
+    @property
+    def n_positions(self) -> int:
+        return 2 * self.list_len + 1
+
+    @property
+    def sep(self) -> int:
+        return self.list_len
+
+    @property
+    def outputs(self) -> range:
+        return range(self.list_len + 1, self.n_positions)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return position_names(self.list_len)
+
+    def readable(self, layer: int) -> np.ndarray:
+        """Boolean [T, T] mask of `layer`: may query (row) read key (column)?
+
+        In layer 0 an output reads only itself, and what it reads is then discarded (`carries`).
+        """
+        n = self.list_len
+        mask = np.tril(np.ones((self.n_positions, self.n_positions), bool), k=-1)
+        mask[0, 0] = True  # the first digit has nothing before it; a softmax needs one key
+        mask[n + 1 :, :n] = False
+        if layer == 0:
+            mask[n + 1 :] = False
+            mask[self.outputs, self.outputs] = True
+        return mask
+
+    def carries(self, edge: Edge) -> bool:
+        """False for the outputs' self-edges of layer 0: open before the softmax, zero after it."""
+        return edge.layer > 0 or edge.query <= self.sep
+
+    @functools.cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """Every edge, ordered by layer, query, key (13 for two layers and n=2, 20 for three)."""
+        return tuple(
+            Edge(layer, int(query), int(key))
+            for layer in range(self.n_layers)
+            for query, key in np.argwhere(self.readable(layer))
+        )
+
+    @functools.cached_property
+    def live_edges(self) -> tuple[Edge, ...]:
+        """The edges through which anything can reach the logits (5 of 13, 12 of 20 for n=2)."""
+        return tuple(sorted(frozenset().union(*(self.upstream(self.n_layers, o) for o in self.outputs))))
+
+    def is_live(self, edge: Edge) -> bool:
+        return edge in self._live
+
+    @functools.cached_property
+    def _live(self) -> frozenset[Edge]:
+        return frozenset(self.live_edges)
+
+    @functools.cache  # noqa: B019 - graphs are tiny, frozen and few
+    def upstream(self, layer: int, position: int) -> frozenset[Edge]:
+        """The edges that can change the residual which `position` carries into `layer`.
+
+        `layer == n_layers` asks about the final residual.
+        """
+        if layer == 0:
+            return frozenset()
+        reads = [
+            Edge(layer - 1, position, int(key)) for key in np.flatnonzero(self.readable(layer - 1)[position])
+        ]
+        reads = [edge for edge in reads if self.carries(edge)]
+        sources = {position, *(edge.key for edge in reads)}
+        return frozenset(reads).union(*(self.upstream(layer - 1, source) for source in sources))
+
+    def label(self, edge: Edge) -> str:
+        """`L0 SEP<-d1`: layer, query, key."""
+        return f"L{edge.layer} {self.names[edge.query]}<-{self.names[edge.key]}"
+
+    def check(self, edges: Iterable[tuple[int, int, int]]) -> tuple[Edge, ...]:
+        """The given (layer, query, key) triples as edges; ValueError if one does not exist."""
+        known = frozenset(self.edges)
+        checked = []
+        for triple in edges:
+            try:
+                edge = Edge(*(int(part) for part in triple))
+            except (TypeError, ValueError):
+                raise ValueError(f"an edge is three integers (layer, query, key), got {triple!r}") from None
+            if edge not in known:
+                raise ValueError(
+                    f"edge {tuple(edge)} does not exist: with {self.n_layers} layers and lists of "
+                    f"{self.list_len}, (layer, query, key) must be one of {len(known)} edges; "
+                    f"layer {edge.layer} has " + (", ".join(self._pairs(edge.layer)) or "none")
+                )
+            checked.append(edge)
+        return tuple(checked)
+
+    def _pairs(self, layer: int) -> list[str]:
+        return [f"({e.query}, {e.key})" for e in self.edges if e.layer == layer]

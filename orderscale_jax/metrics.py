@@ -1,0 +1,35 @@
+"""Loss and accuracies over the n output positions. B lists, V vocabulary."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits, lists):
+    """Mean cross-entropy over lists and output positions; logits [B, n, V], lists [B, n]."""
+    log_probabilities = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_probabilities, lists[..., None], axis=-1).mean()
+
+
+def is_correct(logits, targets):
+    """Whether arg-max over V hits: logits [..., V], targets [...] -> bool [...].
+
+    The target must beat every later token strictly or by a tie and every earlier one strictly
+    (arg-max takes the first of equals). Written as comparisons because XLA vectorises them and not
+    arg-max; a NaN anywhere is a miss.
+    """
+    tokens = jnp.arange(logits.shape[-1])
+    target = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    beaten = (logits < target) | ((logits == target) & (tokens >= targets[..., None]))
+    return beaten.all(-1)
+
+
+def accuracy(logits, lists):
+    """Fraction of output tokens right (not of lists; see `sequence_accuracy`)."""
+    return is_correct(logits, lists).mean()
+
+
+def sequence_accuracy(logits, lists):
+    """Fraction of lists with all n outputs right."""
+    return is_correct(logits, lists).all(-1).mean()
