@@ -416,10 +416,8 @@ def _edit(pattern, readable, interventions: Interventions | None, place):
     layer, rows, columns = place
     if interventions.patterns is not None:
         given = interventions.patterns[layer][..., rows, columns] * readable
-        where = interventions.patterns_at
-        pattern = (
-            given + 0 * pattern if where is None else jnp.where(where[layer][rows, columns], given, pattern)
-        )
+        where = True if interventions.patterns_at is None else interventions.patterns_at[layer][rows, columns]
+        pattern = jnp.where(where, given, pattern)
     if interventions.keep is not None:
         keep = interventions.keep[layer][:, rows, columns]
         kept = pattern * keep

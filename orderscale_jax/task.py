@@ -48,7 +48,7 @@ class TaskConfig:
         if not 0.0 < self.train_fraction < 1.0:
             raise ValueError(f"task.train_fraction must lie between 0 and 1, got {self.train_fraction}")
         if not 0 <= self.split_seed < 2**32:
-            raise ValueError(f"task.split_seed must be an unsigned 32-bit integer, got {self.split_seed}")
+            raise ValueError(f"task.split_seed must fit 32 bits and not be negative, got {self.split_seed}")
         if self.list_len == 1 and self.duplicates != "all":
             raise ValueError(
                 "lists of one digit are all duplicates: task.duplicates must be 'all' for list_len=1"
