@@ -1,0 +1,306 @@
+"""Models and training states on disk; the only room that touches orbax.
+
+A checkpoint is one orbax directory with two items: `arrays`, named as in the published
+`state_dict`s (`blocks.0.attn.W_Q`), and `config`, JSON that holds the configuration and the
+format's number. Arrays are written from the host, so that a checkpoint loads on any number and kind
+of devices. A directory is written beside its final place and then renamed: what has the final name
+is complete. `SHA256SUMS` in it tells damage done later.
+
+orbax is imported where it is used: it takes 0.4 s that `import orderscale_jax` need not take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from orderscale_jax.config import model_config
+from orderscale_jax.model import ListTransformer, ModelConfig
+
+FORMAT = 1  # raise it when an older reader could not understand what is written
+PRETRAINED = Path(__file__).parent / "pretrained"
+SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
+KEPT_STATES = 2  # the latest state and one to fall back on
+
+
+def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_collections.ConfigDict):
+    """Writes a model and its configuration to the directory `path`.
+
+    An older checkpoint at `path` is replaced only when the new one is complete. With several
+    processes the first writes and the others return at once.
+
+    Raises:
+      ValueError: `config` describes another model.
+      FileExistsError: `path` holds something that is not a checkpoint.
+      OSError: `path` cannot be written.
+    """
+    if model_config(config) != model.config:
+        raise ValueError(
+            f"the configuration describes {model_config(config)}, but the model is {model.config}"
+        )
+    arrays = named_arrays(model)
+    _write(Path(path), arrays, {"config": json.loads(config.to_json_best_effort())})
+
+
+def load_checkpoint(path: str | os.PathLike) -> tuple[ListTransformer, ml_collections.ConfigDict]:
+    """The model in the directory `path`, on the default device, and its configuration.
+
+    The configuration has at least the groups `task` and `model`.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      ValueError: `path` is not a checkpoint, is damaged, contradicts itself, or is too new.
+    """
+    arrays, about = _read(Path(path))
+    if not isinstance(about.get("config"), dict):
+        raise ValueError(f"{path} is not a checkpoint of a model: it holds no configuration")
+    config = ml_collections.ConfigDict(about["config"])
+    try:
+        return from_named_arrays(model_config(config), arrays), config
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"the checkpoint {path} contradicts its configuration: {error}") from error
+
+
+def load_pretrained(name: str) -> tuple[ListTransformer, ml_collections.ConfigDict]:
+    """A model that comes with the package (`two_layer` or `three_layer`), and its configuration.
+
+    Raises:
+      ValueError: there is no such model.
+    """
+    names = pretrained_names()
+    if name not in names:
+        raise ValueError(f"no pretrained model {name!r}; there is {', '.join(names) or 'none'}")
+    return load_checkpoint(PRETRAINED / name)
+
+
+def pretrained_names() -> tuple[str, ...]:
+    """The names that `load_pretrained` knows."""
+    if not PRETRAINED.is_dir():
+        return ()
+    return tuple(sorted(entry.name for entry in PRETRAINED.iterdir() if _is_ours(entry)))
+
+
+def named_arrays(model: ListTransformer) -> dict[str, np.ndarray]:
+    """The trainable arrays on the host under their published names, sorted by name."""
+    leaves = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    arrays = {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in leaves}
+    return dict(sorted(arrays.items()))
+
+
+def from_named_arrays(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> ListTransformer:
+    """A model with the given arrays; the inverse of `named_arrays`.
+
+    Raises:
+      ValueError: an array is missing, is not of this model, or has another shape.
+    """
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: ListTransformer(config, rngs=nnx.Rngs(0))))
+    leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    if missing := sorted(set(leaves) - set(arrays)):
+        raise ValueError(f"array {missing[0]} is missing")
+    if unknown := sorted(set(arrays) - set(leaves)):
+        raise ValueError(f"array {unknown[0]} does not belong to this model")
+    for name, (_, leaf) in leaves.items():
+        if arrays[name].shape != leaf.shape:
+            raise ValueError(
+                f"array {name} has shape {list(arrays[name].shape)}, expected {list(leaf.shape)}"
+            )
+    filled = [
+        (path, leaf.replace(jnp.asarray(arrays[name], leaf.dtype))) for name, (path, leaf) in leaves.items()
+    ]
+    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+
+
+def weight_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, shapes, types and values of `arrays`, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        array = np.ascontiguousarray(array)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Mapping[str, Any]):
+    """Writes the training state after `step` steps, from which a killed run can go on.
+
+    The last two states are kept. States of later steps belong to a course that was given up, and go.
+    With several processes the first writes and the others return at once.
+
+    Args:
+      directory: of this run's states only.
+      step: not negative.
+      state: any pytree of arrays, fully addressable from this process, without typed keys.
+      metadata: what JSON can hold.
+    """
+    directory = Path(directory)
+    _write(directory / f"step_{step:09d}", _flatten(state), {"metadata": dict(metadata)})
+    if jax.process_index() == 0:
+        steps = _steps(directory)
+        kept = [other for other in steps if other <= step][-KEPT_STATES:]
+        for other in set(steps) - set(kept):
+            shutil.rmtree(directory / f"step_{other:09d}", ignore_errors=True)
+
+
+def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    """The latest whole training state in `directory`: (step, state, metadata), or None.
+
+    A damaged state is passed over for the one before. Leaves are NumPy arrays in the structure of
+    `like`, a pytree of arrays or of their shapes.
+
+    Raises:
+      ValueError: the states are of another structure, thus of another configuration.
+    """
+    directory = Path(directory)
+    for step in reversed(_steps(directory)):
+        try:
+            arrays, about = _read(directory / f"step_{step:09d}")
+        except ValueError:
+            continue
+        return step, _unflatten(arrays, like, directory), about["metadata"]
+    return None
+
+
+def _steps(directory: Path) -> list[int]:
+    """The steps of which `directory` has a state, ascending."""
+    if not directory.is_dir():
+        return []
+    matches = (re.fullmatch(r"step_(\d{9,})", entry.name) for entry in directory.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _flatten(tree: Any) -> dict[str, np.ndarray]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: Path):
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    expected = {name: np.shape(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
+    found = {name: array.shape for name, array in arrays.items()}
+    if expected != found:
+        name = min(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        raise ValueError(
+            f"the run in {directory} was made with another configuration ({name} differs): "
+            "give the same configuration again or another directory"
+        )
+    return jax.tree_util.tree_unflatten(structure, [arrays[name] for name in names])
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
+    """Writes one directory so that it is either whole or not there, and never lost on the way."""
+    if jax.process_index() != 0:
+        return
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and (_is_ours(path) or not any(path.iterdir()))):
+        raise FileExistsError(f"{path} exists and is not a checkpoint: name another place")
+    partial, previous = _partial(path), _previous(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with _orbax() as (ocp, checkpointer):
+            items = ocp.args.Composite(
+                arrays=ocp.args.StandardSave(dict(arrays)),
+                config=ocp.args.JsonSave({"format": FORMAT, **about}),
+            )
+            checkpointer.save(partial, items)
+        (partial / SUMS).write_text("".join(f"{sum}  {name}\n" for name, sum in _file_sums(partial).items()))
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            path.rename(previous)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the JSON of one directory, if no file of the arrays is missing or changed."""
+    path = path.absolute()
+    if not path.exists():
+        if not _previous(path).exists():
+            raise FileNotFoundError(f"there is no checkpoint at {path}")
+        path = _previous(path)  # killed between the two renames of `_write`
+    if not _is_ours(path):
+        raise ValueError(f"{path} is not a checkpoint of orderscale-jax")
+    try:
+        with _orbax() as (ocp, checkpointer):
+            about = checkpointer.restore(path, ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+            if about["format"] <= FORMAT:
+                _check_sums(path)
+                items = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+                return checkpointer.restore(path, items)["arrays"], about
+    except Exception as error:  # whatever orbax and tensorstore say of missing and broken files
+        raise ValueError(
+            f"the checkpoint {path} is damaged or was written only in part: use another copy or make it again"
+        ) from error
+    raise ValueError(
+        f"the checkpoint {path} has format {about['format']} and this version of orderscale-jax reads "
+        f"formats up to {FORMAT}: install a newer version"
+    )
+
+
+def _check_sums(path: Path):
+    """Compares files with their sums before orbax reads them: its threads are loud about damage."""
+    lines = (line.split("  ", 1) for line in (path / SUMS).read_text().splitlines())
+    if {name: sum for sum, name in lines} != _file_sums(path):
+        raise ValueError(f"the files do not agree with {SUMS}")
+
+
+def _file_sums(path: Path) -> dict[str, str]:
+    """SHA-256 of every file of the arrays, by its name relative to `path`."""
+    files = sorted(file for file in (path / "arrays").rglob("*") if file.is_file())
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether this is one of our directories, though perhaps a damaged one."""
+    return (path / SUMS).is_file() or (path / "arrays" / "_METADATA").is_file()
+
+
+@contextlib.contextmanager
+def _orbax():
+    """orbax and a checkpointer that waits for no other process and does not chatter."""
+    import orbax.checkpoint as ocp
+
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    handler = ocp.CompositeCheckpointHandler(
+        arrays=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        config=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+    )
+    try:
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+            yield ocp, checkpointer
+    finally:
+        logger.setLevel(level)
