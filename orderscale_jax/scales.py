@@ -1,0 +1,184 @@
+"""The same forward pass as a list of scales.
+
+With one head and frozen identity projections a residual never leaves the span of the source
+vectors X_s = E[token_s] + P_s: it is one scale per source, and attention only mixes scales.
+Scores and logits are scales times entries of small tables over (position, token), so the network
+runs per list on a few numbers and touches d_model only when the tables are made. It is exact; the
+residual form in `model` is the definition.
+
+A position's residual is a dict {source position: scale}; a scale is a Python number where it is
+structurally constant, an array [] where it is the same for every list, else an array [B].
+Sources that are structurally zero are absent.
+
+Dimensions: B lists, N digits, D model, V vocabulary (padded: W).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from orderscale_jax.graph import Edge
+from orderscale_jax.model import SMALLEST_ROW_SUM, ListTransformer, ModelConfig
+from orderscale_jax.readout import readout_loss
+from orderscale_jax.tables import lookup
+
+LANES = 16  # float32 numbers in the widest CPU vector; rows of a multiple of it vectorise whole
+IMPOSSIBLE = -1e30  # logit of a padding column
+
+Scale = jax.Array | float
+
+
+def applies(config: ModelConfig) -> bool:
+    """Whether residuals of this model are scales of sources: one head, nothing learned between."""
+    variants = (config.layer_norm, config.bias, config.learn_wv, config.learn_wo, config.mlp)
+    return config.n_heads == 1 and not any(variants)
+
+
+def pays(config: ModelConfig) -> bool:
+    """Whether this form is also the faster one; past these sizes compilation takes too long."""
+    return applies(config) and config.list_len <= 3 and config.n_layers <= 3
+
+
+def logits(model: ListTransformer, lists) -> jax.Array:
+    """Logits [B, n, V], equal to `model(lists)`."""
+    scales = Scales(model, lists)
+    table = LogitTable(model, lists)
+    outputs = [scales.final(position) for position in model.config.graph.outputs]
+    columns = [jnp.broadcast_to(table.logits(o), (len(lists), table.width)) for o in outputs]
+    return jnp.stack(columns, axis=1)[..., : model.config.d_vocab]
+
+
+def loss(model: ListTransformer, lists) -> jax.Array:
+    """Mean cross-entropy over lists and outputs, with a gradient made in the forward pass."""
+    scales = Scales(model, lists)
+    table = LogitTable(model, lists)
+    outputs = [scales.final(position) for position in model.config.graph.outputs]
+    varying = tuple({s: c for s, c in o.items() if not isinstance(c, float)} for o in outputs)
+    constant = tuple(tuple((s, c) for s, c in o.items() if isinstance(c, float)) for o in outputs)
+    return readout_loss(constant, table.rows, table.shared, varying, lists)
+
+
+class Scales:
+    """Residuals of `lists` [B, n] in scales, each computed once however many variants ask.
+
+    A variant is a set of cut edges; what lies upstream of none of them is shared with the intact
+    model. All methods trace into the surrounding computation.
+    """
+
+    def __init__(self, model: ListTransformer, lists):
+        config = model.config
+        if not applies(config):
+            raise ValueError("the scale form needs one head and frozen projections without variants")
+        self.model, self.graph, self.lists = model, config.graph, lists
+        self.sources = _sources(model)
+        self._scores, self._queries, self._residuals = {}, {}, {}
+
+    def final(self, position: int, cuts=frozenset(), renormalize: bool = True) -> dict[int, Scale]:
+        """Scales of the final residual at `position` with the edges in `cuts` cut."""
+        return self.residual(self.graph.n_layers, position, frozenset(cuts), renormalize)
+
+    def residual(self, layer: int, position: int, cuts: frozenset[Edge], renormalize: bool):
+        """Scales of the residual that `position` carries into `layer`."""
+        cuts = cuts & self.graph.upstream(layer, position)
+        key = layer, position, cuts, renormalize and bool(cuts)
+        if key not in self._residuals:
+            if layer == 0:
+                self._residuals[key] = {position: 1.0}
+            else:
+                self._residuals[key] = self._read(layer - 1, position, cuts, renormalize)
+        return self._residuals[key]
+
+    def _read(self, layer: int, query: int, cuts: frozenset[Edge], renormalize: bool):
+        """The residual after `query` has read its keys in `layer`."""
+        own = self.residual(layer, query, cuts, renormalize)
+        keys = [int(k) for k in np.flatnonzero(self.graph.readable(layer)[query])]
+        if not self.graph.carries(Edge(layer, query, keys[0])):
+            return own
+        carried = [self.residual(layer, key, cuts, renormalize) for key in keys]
+        weights = self.attention(layer, own, carried)
+        kept = [Edge(layer, query, key) not in cuts for key in keys]
+        if renormalize and not all(kept) and any(kept):
+            total = sum(w for w, keep in zip(weights, kept, strict=True) if keep)
+            weights = [w / jnp.maximum(total, SMALLEST_ROW_SUM) for w in weights]
+        out = dict(own)
+        for weight, residual, keep in zip(weights, carried, kept, strict=True):
+            for source, scale in residual.items() if keep else ():
+                out[source] = out.get(source, 0.0) + weight * scale
+        return out
+
+    def attention(self, layer: int, query: dict[int, Scale], keys: list[dict[int, Scale]]) -> list[Scale]:
+        """Attention weights of one query over its keys, each residual in scales."""
+        if len(keys) == 1:
+            return [1.0]
+        scores = [
+            sum(cq * ck * self.score(layer, q, k) for q, cq in query.items() for k, ck in key.items())
+            for key in keys
+        ]
+        if len(keys) == 2:
+            return [jax.nn.sigmoid(scores[0] - scores[1]), jax.nn.sigmoid(scores[1] - scores[0])]
+        top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, scores))
+        weights = [jnp.exp(score - top) for score in scores]
+        total = sum(weights)
+        return [weight / total for weight in weights]
+
+    def score(self, layer: int, query: int, key: int) -> jax.Array:
+        """X_query W_Q W_K' X_key' / sqrt(d) for every list: [B], or [] between non-digits."""
+        if (layer, query, key) not in self._scores:
+            n = self.graph.list_len
+            table = self._query(layer, query) @ self.sources[key].T  # [N, N], [N] or []
+            digits = [self.lists[:, source] for source in (query, key) if source < n]
+            self._scores[layer, query, key] = lookup(table, *digits) if digits else table
+        return self._scores[layer, query, key]
+
+    def _query(self, layer: int, source: int):
+        """X_source W_Q W_K' / sqrt(d), [N, D] or [D]: what a key is compared with."""
+        if (layer, source) not in self._queries:
+            attn = self.model.blocks[layer].attn
+            query = self.sources[source] @ attn.W_Q[0] / np.sqrt(self.model.config.d_head)
+            self._queries[layer, source] = query @ attn.W_K[0].T
+        return self._queries[layer, source]
+
+
+class LogitTable:
+    """What every source writes to the logits: rows of X U, looked up once per list.
+
+    Attributes:
+      rows: n arrays [B, W], the row of each list's i-th digit.
+      shared: [1+n, W], the rows of SEP and the outputs, impossible in the padding columns.
+    """
+
+    def __init__(self, model: ListTransformer, lists):
+        n = model.config.list_len
+        padding = -model.config.d_vocab % LANES
+        W_U = jnp.pad(model.unembed.W_U[...], ((0, 0), (0, padding)))
+        sources = _sources(model)
+        self.width = model.config.d_vocab + padding
+        self.rows = tuple(lookup(sources[i] @ W_U, lists[:, i]) for i in range(n))
+        shared = jnp.stack(sources[n:]) @ W_U
+        # Every output holds its own source, so one impossible column there rules padding out.
+        self.shared = jnp.where(np.arange(self.width) < model.config.d_vocab, shared, IMPOSSIBLE)
+
+    def logits(self, scales: dict[int, Scale]) -> jax.Array:
+        """Logits [B|1, W] of an output's residual given in scales."""
+        n = len(self.rows)
+        terms = [_column(c) * (self.rows[s] if s < n else self.shared[s - n]) for s, c in scales.items()]
+        return sum(terms)
+
+
+def _sources(model: ListTransformer) -> list[jax.Array]:
+    """Source vectors by position: [N, D] for a digit, [D] for SEP and the outputs."""
+    config, n = model.config, model.config.list_len
+    W_E, W_pos = model.embed.W_E[...], model.pos_embed.W_pos[...]
+    digits = [W_E[: config.n_digits] + W_pos[i] for i in range(n)]
+    outputs = [W_E[config.mask_token] + W_pos[o] for o in config.graph.outputs]
+    return [*digits, W_E[config.sep_token] + W_pos[n], *outputs]
+
+
+def _column(scale: Scale) -> Scale:
+    """A scale that multiplies rows of logits: [B] becomes [B, 1]."""
+    return scale[:, None] if getattr(scale, "ndim", 0) else scale
+
