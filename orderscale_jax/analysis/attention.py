@@ -1,0 +1,80 @@
+"""How does attention differ from list to list, and does the difference matter?"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from orderscale_jax.analysis.observation import Observation, intervene
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionStatistics:
+    """Attention patterns over the lists (B lists, n list length, H heads, L layers, T positions).
+
+    Attributes:
+      mean_pattern: [L, H, T, T], the mean over lists.
+      mean_pattern_accuracy: output accuracy when every pattern is replaced by its mean.
+      alpha: SEP <- d1 … dn in layer 0, [B, H, n].
+      beta: last output <- SEP, o1 … o(n-1) in the last layer, [B, H, n].
+    """
+
+    mean_pattern: np.ndarray
+    mean_pattern_accuracy: float
+    alpha: np.ndarray
+    beta: np.ndarray
+
+
+def attention_statistics(observation: Observation) -> AttentionStatistics:
+    """Mean patterns, what is lost by using them, and the alphas and betas of every list (section 4)."""
+    mean = observation.patterns.mean(1, dtype=np.float64).astype(np.float32)
+    return AttentionStatistics(
+        mean_pattern=mean,
+        mean_pattern_accuracy=intervene(observation, patterns=mean[:, None]).accuracy,
+        alpha=observation.sep_reads[0],
+        beta=observation.output_reads[-1, :, :, -1],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SepAttention:
+    """Are lists lost where SEP attends to two digits alike? (P pairs of digits)
+
+    Attributes:
+      layer: where SEP reads.
+      scores: SEP <- d1 … dn before the softmax, [B, H, n].
+      correct: bool [B], whether the whole list is right.
+      pairs: the P = n(n-1)/2 pairs of digits, counted from 0.
+      gap_correct, gap_incorrect: mean |score_i - score_j| over right and over wrong lists, [P, H];
+        NaN where there is no such list.
+    """
+
+    layer: int
+    scores: np.ndarray
+    correct: np.ndarray
+    pairs: tuple[tuple[int, int], ...]
+    gap_correct: np.ndarray
+    gap_incorrect: np.ndarray
+
+
+def sep_attention(observation: Observation, layer: int = 0) -> SepAttention:
+    """SEP's scores in `layer` against correctness (section 4, the figure of SEP attention).
+
+    Raises:
+      ValueError: the layer does not exist.
+    """
+    n_layers = observation.graph.n_layers
+    if not 0 <= layer < n_layers:
+        raise ValueError(f"layer {layer} does not exist: the model has layers 0 … {n_layers - 1}")
+    scores, correct = observation.sep_scores[layer], observation.list_correct
+    pairs = tuple(itertools.combinations(range(scores.shape[-1]), 2))
+    first, second = np.array(pairs, int).reshape(-1, 2).T
+    gaps = np.abs(scores[..., first] - scores[..., second])  # [B, H, P]
+    return SepAttention(layer, scores, correct, pairs, _mean(gaps[correct]).T, _mean(gaps[~correct]).T)
+
+
+def _mean(values):
+    """Mean over the first axis; NaN, without a warning, over nothing."""
+    return values.mean(0, dtype=np.float64) if len(values) else np.full(values.shape[1:], np.nan)

@@ -1,0 +1,142 @@
+"""Can the two-layer model be written as two equations? The closed form and its distance to the model.
+
+With two layers, two digits, one head and frozen identity projections (paper, section 4):
+
+    l_o1 = (Em + P_o1 + alpha_1 D1 + alpha_2 D2 + S) U
+    l_o2 = ((1 + beta_o1) Em + beta_o1 P_o1 + P_o2 + beta_s (alpha_1 D1 + alpha_2 D2 + S)) U
+
+where D_i = E[d_i] + P[i], S = E[SEP] + P[SEP], Em = E[MASK].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from orderscale_jax.analysis.observation import Observation, chunks
+from orderscale_jax.model import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Circuit:
+    """The symbols of the equations for B lists, in float64: what is left is the model's own rounding.
+
+    Attributes:
+      lists: int [B, 2].
+      alpha_1, alpha_2: SEP <- d1, d2 in layer 0, [B, 1].
+      beta_s, beta_o1: o2 <- SEP, o1 in layer 1, [B, 1].
+      D1, D2: embedded digits [B, D].
+      S, Em, P_o1, P_o2: [D].
+      U: [D, V].
+    """
+
+    lists: np.ndarray
+    alpha_1: np.ndarray
+    alpha_2: np.ndarray
+    beta_s: np.ndarray
+    beta_o1: np.ndarray
+    D1: np.ndarray
+    D2: np.ndarray
+    S: np.ndarray
+    Em: np.ndarray
+    P_o1: np.ndarray
+    P_o2: np.ndarray
+    U: np.ndarray
+
+    def o1_logits(self) -> np.ndarray:
+        """l_o1, [B, V]."""
+        return (self.Em + self.P_o1 + self.alpha_1 * self.D1 + self.alpha_2 * self.D2 + self.S) @ self.U
+
+    def o2_logits(self) -> np.ndarray:
+        """l_o2, [B, V]."""
+        sep = self.alpha_1 * self.D1 + self.alpha_2 * self.D2 + self.S
+        outputs = (1 + self.beta_o1) * self.Em + self.beta_o1 * self.P_o1 + self.P_o2
+        return (outputs + self.beta_s * sep) @ self.U
+
+
+def misfits(config: ModelConfig) -> tuple[str, ...]:
+    """What about a model the equations do not describe; empty if they hold."""
+    reasons = {
+        f"{config.n_layers} layers instead of 2": config.n_layers != 2,
+        f"lists of {config.list_len} instead of 2": config.list_len != 2,
+        f"{config.n_heads} heads instead of 1": config.n_heads != 1,
+        "a learned W_V": config.learn_wv,
+        "a learned W_O": config.learn_wo,
+        "LayerNorm": config.layer_norm,
+        "biases": config.bias,
+        "an MLP": config.mlp,
+    }
+    return tuple(reason for reason, applies in reasons.items() if applies)
+
+
+def circuits(observation: Observation) -> Iterator[Circuit]:
+    """The symbols of the equations, a chunk of lists at a time.
+
+    Raises:
+      ValueError: the model is not of the kind that the equations describe.
+    """
+    model = observation.model
+    if reasons := misfits(model.config):
+        raise ValueError(
+            "the closed form needs two layers, lists of 2 digits, one head, frozen projections and no "
+            f"LayerNorm, bias or MLP; this model has {', '.join(reasons)}"
+        )
+    arrays = (model.embed.W_E, model.pos_embed.W_pos, model.unembed.W_U)
+    E, P, U = (np.asarray(array[...], np.float64) for array in arrays)
+    return (_circuit(observation, part, E, P, U) for part in chunks(len(observation.lists)))
+
+
+def _circuit(observation: Observation, part: slice, E, P, U) -> Circuit:
+    lists, config = observation.lists[part], observation.model.config
+    alpha = observation.sep_reads[0, part, 0].astype(np.float64)
+    beta = observation.output_reads[1, part, 0, 1].astype(np.float64)
+    d1, d2, sep, o1, o2 = range(5)
+    return Circuit(
+        lists=lists,
+        alpha_1=alpha[:, [d1]],
+        alpha_2=alpha[:, [d2]],
+        beta_s=beta[:, [0]],
+        beta_o1=beta[:, [1]],
+        D1=E[lists[:, 0]] + P[d1],
+        D2=E[lists[:, 1]] + P[d2],
+        S=E[config.sep_token] + P[sep],
+        Em=E[config.mask_token],
+        P_o1=P[o1],
+        P_o2=P[o2],
+        U=U,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedForm:
+    """The closed form beside the model.
+
+    Attributes:
+      max_abs_diff: [2], largest difference of any logit of o1 and of o2 to the model's.
+      predictions: int [B, 2], what the closed form answers.
+      accuracy: fraction of its output tokens right.
+    """
+
+    max_abs_diff: np.ndarray
+    predictions: np.ndarray
+    accuracy: float
+
+
+def closed_form(observation: Observation) -> ClosedForm:
+    """Computes every logit from the two equations and compares them with the model's.
+
+    Raises:
+      ValueError: the model is not of the kind that the equations describe.
+    """
+    differences, predictions = [], []
+    for circuit, part in zip(circuits(observation), chunks(len(observation.lists)), strict=True):
+        logits = np.stack([circuit.o1_logits(), circuit.o2_logits()], 1)
+        with jax.default_matmul_precision("highest"):
+            of_model = np.asarray(observation.model.logits(observation.residuals[part]))
+        differences.append(np.abs(logits - of_model).max((0, 2)))
+        predictions.append(logits.argmax(-1))
+    predictions = np.concatenate(predictions)
+    return ClosedForm(np.max(differences, 0), predictions, float((predictions == observation.lists).mean()))

@@ -1,0 +1,37 @@
+"""Which token does each residual already spell? The logit lens."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from orderscale_jax import task
+from orderscale_jax.analysis.observation import Observation
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitLens:
+    """Arg-max of residual @ W_U (no final LayerNorm, no bias, as published).
+
+    Attributes:
+      tokens: the input, int [B, T].
+      embedding: int [B, T], the lens on the token embedding alone, without position: the input
+        column of the paper's Figure 1.
+      predicted: int [B, L+1, T], the lens on the residual before layer 0, then after every layer.
+      agreement: [L+1, T, n], the fraction of lists in which the lens at a place spells digit d_i.
+    """
+
+    tokens: np.ndarray
+    embedding: np.ndarray
+    predicted: np.ndarray
+    agreement: np.ndarray
+
+
+def logit_lens(observation: Observation) -> LogitLens:
+    """The logit lens at every position and layer, for every list (section 3, Figure 1)."""
+    model, lists = observation.model, observation.lists
+    tokens = task.tokens(lists, model.config.n_digits)
+    spelled = (np.asarray(model.embed.W_E[...]) @ np.asarray(model.unembed.W_U[...])).argmax(-1)  # [V]
+    agreement = [(observation.lens == digit[:, None]).mean(1) for digit in lists.T]  # n times [L+1, T]
+    return LogitLens(tokens, spelled[tokens], observation.lens.swapaxes(0, 1), np.stack(agreement, -1))

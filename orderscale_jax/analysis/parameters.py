@@ -1,0 +1,56 @@
+"""What is a model made of?"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flax import nnx
+
+from orderscale_jax.model import ListTransformer, frozen_projections
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One array: its name, its shape, and whether it is trained."""
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool
+
+    @property
+    def size(self) -> int:
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterOverview:
+    """Every array of a model, the trained ones first."""
+
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def trainable(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.size for p in self.parameters if p.trainable)
+
+    @property
+    def total(self) -> int:
+        """How many numbers there are, the frozen projections included."""
+        return sum(p.size for p in self.parameters)
+
+
+def parameter_overview(model: ListTransformer) -> ParameterOverview:
+    """Names (as published), shapes and counts; frozen W_V and W_O are listed though they are not stored."""
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    trained = [Parameter(".".join(map(str, path)), x.shape, True) for path, x in state]
+    W_V, W_O = frozen_projections(model.config)
+    frozen = [
+        Parameter(f"blocks.{layer}.attn.{name}", array.shape, False)
+        for layer in range(model.config.n_layers)
+        for name, array, learned in (("W_V", W_V, model.config.learn_wv), ("W_O", W_O, model.config.learn_wo))
+        if not learned
+    ]
+    return ParameterOverview((*trained, *frozen))
