@@ -1,0 +1,102 @@
+"""The one style of all pictures, and how a picture is written to files.
+
+Figures are made with `matplotlib.figure.Figure` alone: no pyplot, no window, no global setting that
+outlives the call. Sizes are those of a printed column (3.4 in) or a page (7 in).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import pathlib
+
+import matplotlib
+from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.4, 7.0  # inches
+POINTS = 72  # per inch
+SMALL, NORMAL = 7.0, 8.0  # font sizes in points at the final size
+
+# Okabe and Ito's palette, told apart with every common colour vision.
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE = "#56B4E9", "#CC79A7"
+INK, GREY, PALE = "#222222", "#7A7A7A", "#D9D9D9"
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
+    "font.size": SMALL,
+    "axes.titlesize": NORMAL,
+    "axes.labelsize": SMALL,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
+    "figure.titlesize": NORMAL,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.unicode_minus": True,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.dpi": 220,
+    "savefig.bbox": None,
+    "pdf.fonttype": 42,
+}
+
+
+def styled(draw):
+    """Makes a drawing function run in the shared style and leaves global settings as they were."""
+
+    @functools.wraps(draw)
+    def drawing(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawing
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign, a real minus sign, and never a negative zero."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def save(figure: Figure, path: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
+    """Writes `path`.png and `path`.pdf, each all or nothing, and returns their paths.
+
+    The folder is made if need be; a suffix in `path` is kept as part of the name. Files hold no date,
+    so the same figure gives the same bytes.
+
+    Raises:
+      OSError: the folder or a file cannot be written.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(buffer, format=suffix[1:], metadata=metadata)
+        target = path.with_name(path.name + suffix)
+        unfinished = path.with_name(f".{path.name}{suffix}.{os.getpid()}")
+        try:
+            unfinished.write_bytes(buffer.getvalue())
+            os.replace(unfinished, target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        written.append(target)
+    return tuple(written)
