@@ -1,0 +1,199 @@
+"""Published PyTorch checkpoints as ours, and our arrays under their names.
+
+A published `state_dict` (TransformerLens names) writes everything out: frozen projections as full
+arrays, unused biases as zeros. Which variant it is can therefore be read off its arrays alone.
+
+Dimensions: D model, H heads, C head, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from orderscale_jax.checkpoint import from_named_arrays, named_arrays
+from orderscale_jax.config import default_config
+from orderscale_jax.model import FROZEN_HEADS, ListTransformer, ModelConfig, frozen_projections
+
+FROZEN_TOLERANCE = 1e-5  # how far an array may lie from the identity slice and still be frozen
+BUFFERS = ("mask", "IGNORE")  # constants that TransformerLens stores beside the weights
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a published checkpoint: a PyTorch `state_dict`, or `.npz` with the same names.
+
+    A `.pt` is read as data only: a file that would run code when unpickled is refused. It needs
+    PyTorch; `.npz` does not.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not a checkpoint.
+      ModuleNotFoundError: PyTorch is needed and not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+
+
+def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[ListTransformer, ml_collections.ConfigDict]:
+    """The model that published arrays describe, and its configuration (groups `task` and `model`).
+
+    Biases count as learned where any is not zero, a projection where any layer or head differs from
+    its frozen slice.
+
+    Raises:
+      ValueError: an array is missing, unknown, not finite, or has a shape that fits no model.
+    """
+    arrays = {name: _as_float32(name, array) for name, array in arrays.items() if not _is_buffer(name)}
+    config = _infer(arrays)
+    written_out = _written_out(config)
+    bias_names = {name for name in written_out if _is_bias(name)}
+    if not bias_names & set(arrays):
+        arrays |= {name: np.zeros(written_out[name], np.float32) for name in bias_names}
+    _check_shapes(arrays, written_out)
+
+    config = dataclasses.replace(config, bias=any(arrays[name].any() for name in bias_names))
+    config = _frozen_form(config, arrays)
+    left_out = set() if config.bias else bias_names
+    left_out |= {name for name in arrays if name.endswith(".W_V") and not config.learn_wv}
+    left_out |= {name for name in arrays if name.endswith(".W_O") and not config.learn_wo}
+    trainable = {name: array for name, array in arrays.items() if name not in left_out}
+    return from_named_arrays(config, trainable), _config_dict(config)
+
+
+def to_torch(model: ListTransformer) -> dict[str, np.ndarray]:
+    """A model's arrays as a published `state_dict` has them, frozen ones and zero biases included."""
+    config, arrays = model.config, named_arrays(model)
+    W_V, W_O = frozen_projections(config)
+    for name, shape in _written_out(config).items():
+        if name not in arrays:
+            arrays[name] = {"W_V": W_V, "W_O": W_O}.get(name.rsplit(".", 1)[1], np.zeros(shape, np.float32))
+    return dict(sorted(arrays.items()))
+
+
+def _infer(arrays: Mapping[str, np.ndarray]) -> ModelConfig:
+    """The shape of the model, from the arrays that every model has."""
+    layers = {int(match[1]) for name in arrays if (match := re.match(r"blocks\.(\d+)\.", name))}
+    for name, n_axes in {"embed.W_E": 2, "pos_embed.W_pos": 2, "blocks.0.attn.W_Q": 3}.items():
+        if name not in arrays:
+            raise ValueError(f"array {name} is missing: this is not the state_dict of a list transformer")
+        if arrays[name].ndim != n_axes:
+            raise ValueError(f"array {name} must have {n_axes} axes, got shape {list(arrays[name].shape)}")
+    if gaps := sorted(set(range(len(layers))) - layers):
+        raise ValueError(f"layer {gaps[0]} has no arrays, but layer {max(layers)} has")
+    n_positions, d_vocab = len(arrays["pos_embed.W_pos"]), len(arrays["embed.W_E"])
+    if n_positions % 2 == 0 or n_positions < 3:
+        raise ValueError(
+            f"array pos_embed.W_pos has {n_positions} positions, expected 2n+1: n digits, SEP and n outputs"
+        )
+    if d_vocab < 4:
+        raise ValueError(f"array embed.W_E has {d_vocab} tokens, expected two digits or more, MASK and SEP")
+    return ModelConfig(
+        n_layers=len(layers),
+        n_heads=len(arrays["blocks.0.attn.W_Q"]),
+        d_model=arrays["embed.W_E"].shape[1],
+        list_len=n_positions // 2,
+        n_digits=d_vocab - 2,
+        layer_norm="blocks.0.ln1.w" in arrays or "ln_final.w" in arrays,
+        mlp="blocks.0.mlp.W_in" in arrays,
+    )
+
+
+def _written_out(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array that a published `state_dict` of this shape holds."""
+    everything = dataclasses.replace(config, bias=True, learn_wv=True, learn_wo=True)
+    state = nnx.state(nnx.eval_shape(lambda: ListTransformer(everything, rngs=nnx.Rngs(0))))
+    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]):
+    if missing := sorted(set(expected) - set(arrays)):
+        raise ValueError(f"array {missing[0]} is missing")
+    if unknown := sorted(set(arrays) - set(expected)):
+        raise ValueError(f"array {unknown[0]} has no place in a list transformer")
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"array {name} has shape {list(arrays[name].shape)}, expected {list(shape)}")
+
+
+def _frozen_form(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> ModelConfig:
+    """Which projections are learned, and the form of the frozen ones that leaves fewest learned."""
+
+    def differs(kind: str, frozen: np.ndarray) -> bool:
+        layers = [array for name, array in arrays.items() if name.endswith(f".{kind}")]
+        return not all(np.allclose(array, frozen, rtol=0, atol=FROZEN_TOLERANCE) for array in layers)
+
+    forms = []
+    for form in FROZEN_HEADS:
+        candidate = dataclasses.replace(config, frozen_heads=form)
+        W_V, W_O = frozen_projections(candidate)
+        forms.append(
+            dataclasses.replace(candidate, learn_wv=differs("W_V", W_V), learn_wo=differs("W_O", W_O))
+        )
+    return min(forms, key=lambda form: form.learn_wv + form.learn_wo)
+
+
+def _config_dict(model: ModelConfig) -> ml_collections.ConfigDict:
+    groups = {}
+    for name, defaults in default_config().items():
+        if name in ("task", "model"):
+            groups[name] = {key: getattr(model, key, value) for key, value in defaults.items()}
+    return ml_collections.ConfigDict(groups)
+
+
+def _is_bias(name: str) -> bool:
+    """Whether this array exists only with biases switched on (the shift of a LayerNorm always does)."""
+    return name.rsplit(".", 1)[-1].startswith("b_")
+
+
+def _is_buffer(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in BUFFERS
+
+
+def _as_float32(name: str, array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"array {name} holds {array.dtype}, expected floating-point numbers")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"array {name} holds numbers that are not finite")
+    return array
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an .npz file of plain arrays") from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"reading {path} needs PyTorch: install orderscale-jax[torch], or give the same arrays as .npz"
+        ) from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for files that are not its own
+        raise ValueError(
+            f"{path} is not a PyTorch state_dict of plain tensors, or is damaged; nothing in it was run"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+        raise ValueError(f"{path} holds something else than a state_dict, which maps names to tensors")
+    return {
+        str(name): (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        for name, tensor in state.items()
+    }
