@@ -6,10 +6,15 @@ import jax
 import jax.numpy as jnp
 
 
+def token_losses(logits, targets):
+    """Cross-entropy of each output: logits [..., V], targets [...] -> [...]."""
+    log_probabilities = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+
+
 def cross_entropy(logits, lists):
     """Mean cross-entropy over lists and output positions; logits [B, n, V], lists [B, n]."""
-    log_probabilities = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_probabilities, lists[..., None], axis=-1).mean()
+    return token_losses(logits, lists).mean()
 
 
 def is_correct(logits, targets):

@@ -239,7 +239,12 @@ class Attention(nnx.Module):
     def _project(self, x, name):
         """Queries or keys [..., H, C] of x [..., D]."""
         projected = jnp.einsum("...d,hdc->...hc", x, getattr(self, f"W_{name}")[...])
-        return projected + getattr(self, f"b_{name}")[...] if self.config.bias else projected
+        if not self.config.bias:
+            return projected
+        bias = getattr(self, f"b_{name}")[...]
+        # b_K adds the same to a whole row of scores and the softmax does not see it: its gradient is
+        # zero, and the rounding that would stand in its place is what AdamW amplifies.
+        return projected + (jax.lax.stop_gradient(bias) if name == "K" else bias)
 
     def _values(self, x):
         """Values [..., H, C] of x [..., D]."""
