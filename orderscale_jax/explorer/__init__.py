@@ -1,0 +1,119 @@
+"""The explorer: a page in which a reader turns the knobs of a two-layer model and watches its outputs.
+
+The page carries small tables, not the model: the closed form (paper, section 4) says that every logit
+is attention weights times rows of `X U`, and every score a lookup. So the browser computes exactly
+what the model would, offline. Dimensions: N digits, V = N+2 vocabulary.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import string
+from importlib import resources
+
+import numpy as np
+
+from orderscale_jax.model import ListTransformer, ModelConfig
+from orderscale_jax.task import check_lists
+
+
+def explorer_html(model: ListTransformer, *, examples=None) -> str:
+    """One self-contained HTML `<section>`: style, script and data inside, nothing fetched.
+
+    Its script defines `window.orderscaleExplorer.compute(state)`, the function behind the page.
+
+    Args:
+      model: two layers, lists of two digits, one head, frozen projections, no LayerNorm, biases or MLP.
+      examples: a few lists [B, 2] that the reader can jump to; the page opens with the first.
+
+    Raises:
+      ValueError: the closed form does not hold for this model (the message says why), a weight is
+        not finite, or an example is no list of the model.
+    """
+    config = model.config
+    _check_applies(config)
+    if examples is None:
+        examples = [[config.n_digits // 2, config.n_digits // 5]]
+    examples = check_lists(examples, config.list_len, config.n_digits)
+    data = {
+        "n_digits": config.n_digits,
+        "examples": examples.tolist(),
+        "tables": {name: _base64(table) for name, table in _tables(model).items()},
+    }
+    parts = {
+        name.replace(".", "_"): _resource(name) for name in ("explorer.css", "circuit.js", "explorer.js")
+    }
+    page = string.Template(_resource("explorer.html"))
+    return page.substitute(parts, data=json.dumps(data), largest_digit=config.n_digits - 1)
+
+
+def standalone_page(model: ListTransformer, *, examples=None) -> str:
+    """`explorer_html` as a whole page; its content security policy forbids every request."""
+    page = string.Template(_resource("page.html"))
+    return page.substitute(explorer=explorer_html(model, examples=examples))
+
+
+def _check_applies(config: ModelConfig) -> None:
+    """ValueError naming everything about `config` for which the closed form does not hold."""
+    differences = [
+        what
+        for what, differs in (
+            (f"it has {config.n_layers} layers, not 2", config.n_layers != 2),
+            (f"its lists have {config.list_len} digits, not 2", config.list_len != 2),
+            (f"it has {config.n_heads} heads, not 1", config.n_heads != 1),
+            ("it has LayerNorm", config.layer_norm),
+            ("it has biases", config.bias),
+            ("it has an MLP", config.mlp),
+            ("its value projection is learned", config.learn_wv),
+            ("its output projection is learned", config.learn_wo),
+        )
+        if differs
+    ]
+    if differences:
+        raise ValueError("the explorer does not apply to this model: " + ", ".join(differences))
+
+
+def _tables(model: ListTransformer) -> dict[str, np.ndarray]:
+    """The tables that the page computes with.
+
+    Returns:
+      embedding_logits [V, V] and position_logits [5, V]: `E U` and `P U`; a source vector's logits
+        are the sum of a row of each.
+      sep_scores [2, N]: layer 0, SEP's score for d1 and for d2, by digit.
+      o2_digit_scores [2, N] and o2_scores [2]: layer 1, o2's score for SEP is alpha times the first
+        plus o2_scores[0] (scores are linear in the residual read); its score for o1 is o2_scores[1].
+    """
+    config = model.config
+    E, P, U = (
+        np.asarray(array[...], np.float64)
+        for array in (model.embed.W_E, model.pos_embed.W_pos, model.unembed.W_U)
+    )
+
+    def scores(layer: int, query, keys):
+        attention = model.blocks[layer].attn
+        W_Q, W_K = (np.asarray(W[0], np.float64) for W in (attention.W_Q, attention.W_K))
+        return (query @ W_Q) @ (keys @ W_K).T / np.sqrt(config.d_head)
+
+    digits = E[: config.n_digits] + P[:2, None]  # [2, N, D]
+    sep = E[config.sep_token] + P[2]
+    o1, o2 = E[config.mask_token] + P[3:]
+    tables = {
+        "embedding_logits": E @ U,
+        "position_logits": P @ U,
+        "sep_scores": np.stack([scores(0, sep, x) for x in digits]),
+        "o2_digit_scores": np.stack([scores(1, o2, x) for x in digits]),
+        "o2_scores": scores(1, o2, np.stack([sep, o1])),
+    }
+    if not all(np.isfinite(table).all() for table in tables.values()):
+        raise ValueError("the explorer cannot show this model: some of its weights are not finite numbers")
+    return tables
+
+
+def _base64(table: np.ndarray) -> str:
+    """Little-endian float32 in row-major order, as base64."""
+    return base64.b64encode(np.ascontiguousarray(table, "<f4").tobytes()).decode("ascii")
+
+
+def _resource(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text("utf-8")
