@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -186,7 +187,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"reading {path} needs PyTorch: install orderscale-jax[torch], or give the same arrays as .npz"
         ) from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about files that are then refused
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for files that are not its own
         raise ValueError(
             f"{path} is not a PyTorch state_dict of plain tensors, or is damaged; nothing in it was run"

@@ -1,0 +1,1 @@
+"""Launchers: flags in, one or two library calls, results into the directory that was named."""

@@ -1,0 +1,144 @@
+"""What every launcher shares: errors of one line, output directories, the compilation cache.
+
+A launcher ends with `launch.run(main)`, where `main(argv)` is as for `absl.app.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)  # what bad input and bad places raise
+SHORTEST_CACHED_COMPILATION = 0.2  # seconds; below it reading the cache hardly pays
+
+
+def run(main: Callable[[list[str]], None]):
+    """Runs `main(argv)` under absl; an expected error is one line on stderr and exit code 1.
+
+    `--verbosity=1` shows where such an error came from. Any other error keeps its traceback.
+    """
+
+    def guarded(argv: list[str]):
+        try:
+            if len(argv) > 1:
+                raise ValueError(f"unexpected argument {argv[1]!r}: options are written --name=value")
+            main(argv)
+        except EXPECTED_ERRORS as error:
+            logging.debug("the error came from here", exc_info=True)
+            _fail(_sentence(error))
+        except KeyboardInterrupt:
+            _fail("interrupted")
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def define_config():
+    """The required flag `--config=FILE`, with `--config.group.field=value` to change a field."""
+    # Without a default: config_flags would parse the command line here, before errors are caught.
+    holder = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+    flags.mark_flag_as_required("config")
+    return holder
+
+
+@contextlib.contextmanager
+def output_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Makes the directory and checks that it can be written, before the work inside the block.
+
+    If the block fails, the directories made here go again, unless something was written to them.
+
+    Raises:
+      OSError: it cannot be made or written.
+    """
+    path = Path(path).absolute()
+    made = [directory for directory in (path, *path.parents) if not directory.exists()]
+    try:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            why = "it is a file" if path.is_file() else error.strerror
+            raise OSError(f"the output directory {path} cannot be written: {why}") from error
+        yield path
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for directory in made:
+                directory.rmdir()
+        raise
+
+
+def use_compilation_cache():
+    """Keeps compiled programs in `$ORDERSCALE_CACHE`, by default `~/.cache/orderscale_jax/xla`.
+
+    A place that was given to JAX itself (`JAX_COMPILATION_CACHE_DIR`) stays; a place that cannot be
+    written leaves JAX without a cache.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    place = os.environ.get("ORDERSCALE_CACHE") or Path("~/.cache/orderscale_jax/xla")
+    try:
+        place = Path(place).expanduser()
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
+        return
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_CACHED_COMPILATION)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; an error in them is one line."""
+    given = re.search(r"^--?config(?:=|\n)([^:\n]*)", "\n".join(argv), re.MULTILINE)
+    if given and not Path(given[1]).is_file():
+        _fail(f"there is no configuration file {given[1]!r}")
+    try:
+        arguments = flags.FLAGS(argv)
+    except flags.Error as error:
+        missing = re.search(r"Flag --(\S+) must have a value other than None", str(error))
+        _fail(f"--{missing[1]} is required, see --help" if missing else _flag_sentence(error))
+    except (AttributeError, KeyError) as error:  # how ml_collections reports an unknown field
+        _fail(f"unknown configuration field {_sentence(error)}")
+    except EXPECTED_ERRORS as error:
+        _fail(_sentence(error))
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING  # absl would raise it to INFO, at which JAX chatters
+    return arguments
+
+
+def _flag_sentence(error: flags.Error) -> str:
+    """The error's text, with what Python's conversions say put in words."""
+    text = _sentence(error)
+    for said, meant in {
+        "invalid literal for int": "expected a whole number",
+        "could not convert string to float": "expected a number",
+        "('Non-boolean argument": "expected true or false",
+    }.items():
+        text = text.split(said)[0] + meant if said in text else text
+    if "'config." in text:
+        text += ": --config=FILE must come with it"
+    return text
+
+
+def _sentence(error: BaseException) -> str:
+    """The error's text on one line."""
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
+
+
+def _fail(message: str):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
