@@ -8,9 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from orderscale_jax import figures
+from orderscale_jax.analysis.attention import AttentionStatistics, SepAttention
+from orderscale_jax.analysis.difference import Difference
+from orderscale_jax.analysis.errors import ListErrors
+from orderscale_jax.figures.style import signed
 from orderscale_jax.graph import Edge, Graph
 
 
@@ -141,12 +146,150 @@ def test_patterns_that_do_not_fit_the_lens_are_refused():
 
 
 def test_labels_without_room_are_left_off_and_counted(monkeypatch):
-    monkeypatch.setattr("orderscale_jax.figures.flow.WIDEST_COLUMN", 10.0)
+    monkeypatch.setattr("orderscale_jax.figures.panel.WIDEST_COLUMN", 10.0)
     flow = make_flow(6, 2)
     figure = figures.information_flow(flow)
     assert overlapping(figure) == []
     missing = len(flow.arrows) - len(texts(figure, "label"))
     assert missing > 0 and f"{missing} numbers are left off" in texts(figure, "caption")[0].get_text()
+
+
+def test_an_example_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="example must be a list of 2 digits, got 3"):
+        make_flow(2, 2, example=(1, 2, 3))
+
+
+def words_on(figure):
+    """All words except tick labels: titles, axis labels, notes and legends."""
+    words = [figure._suptitle] if figure._suptitle else []
+    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]:
+        words += legend.get_texts()
+    for axes in figure.axes:
+        words += [*axes.texts, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+    return [word for word in words if word.get_text() and word.get_visible()]
+
+
+def check_words(figure):
+    """Words lie on the page and not on each other."""
+    figure.draw_without_rendering()
+    words = boxes_of(words_on(figure))
+    for word, box in words:
+        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, word
+        assert box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, word
+    assert [(a, b) for (a, p), (b, q) in itertools.combinations(words, 2) if p.overlaps(q)] == []
+
+
+@pytest.mark.parametrize("list_len, n_layers", [(1, 1), (2, 2), (2, 3), (3, 3), (4, 4), (6, 3)])
+def test_the_ablation_matrix_shows_every_edge_once(list_len, n_layers):
+    ablation = make_flow(list_len, n_layers, share_critical=0.6).ablation
+    figure = figures.ablation_matrix(ablation)
+    check_words(figure)
+    cells = {kind: [] for kind in ("live", "dead", "critical")}
+    for layer in range(n_layers):
+        for patch in figure.axes[layer].patches:
+            cells[patch.get_gid()].append(Edge(layer, int(patch.get_y()), int(patch.get_x())))
+    assert sorted(cells["live"] + cells["dead"]) == list(ablation.edges)
+    assert cells["dead"] == [e for e, live in zip(ablation.edges, ablation.live, strict=True) if not live]
+    assert cells["critical"] == list(ablation.critical)
+    numbers = [text.get_text() for axes in figure.axes[:n_layers] for text in axes.texts]
+    assert len(numbers) == (ablation.live.sum() if list_len <= 4 else 0)
+
+
+def make_statistics(list_len, n_heads=1, n_layers=2, n_lists=50):
+    random = np.random.RandomState(0)
+    weights = random.dirichlet(np.ones(list_len), (2, n_lists, n_heads))
+    positions = 2 * list_len + 1
+    return AttentionStatistics(np.zeros((n_layers, n_heads, positions, positions)), 0.5, *weights)
+
+
+@pytest.mark.parametrize("list_len, n_heads", [(1, 1), (2, 1), (2, 2), (3, 1), (6, 1)])
+def test_attention_histograms_count_every_list(list_len, n_heads):
+    figure = figures.attention_histograms(make_statistics(list_len, n_heads))
+    check_words(figure)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 2 * list_len
+    for axes in shown:
+        assert [steps.get_data().values.sum() for steps in axes.patches] == [50] * n_heads
+
+
+def make_sep(list_len, n_heads=1, n_lists=60, correct=None):
+    random = np.random.RandomState(0)
+    pairs = tuple(itertools.combinations(range(list_len), 2))
+    correct = random.rand(n_lists) < 0.7 if correct is None else np.full(n_lists, correct)
+    gaps = np.full((2, len(pairs), n_heads), [[[0.5]], [[np.nan if correct.all() else 0.1]]])
+    return SepAttention(0, random.randn(n_lists, n_heads, list_len), correct, pairs, *gaps)
+
+
+@pytest.mark.parametrize(
+    "list_len, n_heads, correct", [(2, 1, None), (2, 2, None), (3, 1, True), (5, 1, False)]
+)
+def test_sep_attention_shows_every_list_for_every_pair(list_len, n_heads, correct):
+    sep = make_sep(list_len, n_heads, correct=correct)
+    figure = figures.sep_attention_scores(sep)
+    check_words(figure)
+    assert len(figure.axes) == len(sep.pairs) * n_heads
+    for axes in figure.axes:
+        points = [len(p.get_offsets()) for p in axes.collections if isinstance(p, PathCollection)]
+        assert points[:2] == [sep.correct.sum(), (~sep.correct).sum()]
+
+
+@pytest.mark.parametrize("list_len, n_wrong", [(2, 40), (2, 0), (3, 10), (5, 10)])
+def test_every_wrong_list_is_a_point(list_len, n_wrong):
+    random = np.random.RandomState(0)
+    lists = random.randint(0, 10, (n_wrong, list_len))
+    wrong = random.rand(n_wrong, list_len) < 0.5
+    wrong[:, -1] |= ~wrong.any(1)
+    errors = ListErrors(lists, lists + wrong, 100)
+    figure = figures.wrong_lists(errors, n_digits=10)
+    check_words(figure)
+    for axes, pair in zip(figure.axes, itertools.combinations(range(list_len), 2), strict=True):
+        shown = np.concatenate([np.asarray(p.get_offsets()) for p in axes.collections])
+        assert sorted(map(tuple, shown)) == sorted(map(tuple, lists[:, pair]))
+    assert figure.get_suptitle() == f"{n_wrong} of 100 lists wrong"
+
+
+def test_pictures_of_pairs_refuse_lists_of_one_digit():
+    with pytest.raises(ValueError, match="at least two digits"):
+        figures.sep_attention_scores(make_sep(1))
+    with pytest.raises(ValueError, match="at least two digits"):
+        figures.wrong_lists(ListErrors(np.zeros((3, 1), int), np.ones((3, 1), int), 10), n_digits=10)
+
+
+def test_difference_bars_end_where_their_sum_line_ends():
+    terms = dict.fromkeys(["P_o2", "neg_beta_sep_P_o1", "neg_beta_o1_alpha1_D1", "beta_o1_E_mask"], 2.5)
+    figure = figures.difference_bars(Difference(90, -4.0, terms | {"neg_beta_o1_S": -1.0}, 0.8, {}))
+    check_words(figure)
+    axes = figure.axes[0]
+    steps = next(patch for patch in axes.patches if hasattr(patch, "get_data"))
+    np.testing.assert_allclose(steps.get_data().values, [-4, -1.5, 1, 3.5, 6, 5])
+    bars = [patch.get_width() for patch in axes.containers[0]]
+    np.testing.assert_allclose(bars, [-4, 2.5, 2.5, 2.5, 2.5, -1, 5])
+    assert [text.get_text() for text in axes.texts] == [
+        "−4.00", "+2.50", "+2.50", "+2.50", "+2.50", "−1.00", "+5.00"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("n_runs, with_loss", [(1, True), (4, True), (6, False), (20, False)])
+def test_training_curves_mark_each_transition(n_runs, with_loss):
+    steps = np.arange(0, 1001, 100)
+    accuracies = [np.where(steps > 100 * run, 0.9, 0.5) for run in range(n_runs)]
+    loss = 1 - accuracies[0] if with_loss else None
+    curves = [figures.Curve(f"seed {i}", steps, accuracy, loss) for i, accuracy in enumerate(accuracies)]
+    figure = figures.training_curves(*curves)
+    check_words(figure)
+    marks = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_gid() == "transition"]
+    assert marks == [100 * (run + 1) for run in range(min(n_runs, 10))]
+    assert len(figure.axes) == 1 + with_loss
+    assert figures.Curve("flat", steps, np.full(len(steps), 0.5)).transition is None
+
+
+def test_a_curve_of_unequal_lengths_is_refused():
+    with pytest.raises(ValueError, match="seed 0"):
+        figures.Curve("seed 0", [0, 1], [0.5])
+
+
+def test_numbers_have_a_real_minus_and_no_negative_zero():
+    assert [signed(x) for x in (-41.0, 3.06, -0.04, 0.0)] == ["−41.0", "+3.1", "0.0", "0.0"]
 
 
 def test_save_writes_both_files_the_same_each_time(tmp_path):

@@ -1,6 +1,21 @@
 """One function per picture, from the analyses' dataclasses to a matplotlib `Figure`, in one style."""
 
+from orderscale_jax.figures.ablation import ablation_matrix
+from orderscale_jax.figures.circuit import attention_histograms, difference_bars
 from orderscale_jax.figures.flow import Flow, information_flow
+from orderscale_jax.figures.pairs import sep_attention_scores, wrong_lists
 from orderscale_jax.figures.style import save
+from orderscale_jax.figures.training import Curve, training_curves
 
-__all__ = ["Flow", "information_flow", "save"]
+__all__ = [
+    "Curve",
+    "Flow",
+    "ablation_matrix",
+    "attention_histograms",
+    "difference_bars",
+    "information_flow",
+    "save",
+    "sep_attention_scores",
+    "training_curves",
+    "wrong_lists",
+]

@@ -1,0 +1,101 @@
+"""Accuracy over training steps, for one run or several."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from orderscale_jax.figures import style
+
+TRANSITION = 0.75  # a run has broken through at its first evaluation above this accuracy
+MOST_NAMED = len(style.CYCLE)  # runs with a colour and a name of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One run's evaluations.
+
+    Attributes:
+      label: of the run.
+      steps: [E] training steps at which it was evaluated.
+      accuracy: [E] validation accuracy, of outputs.
+      loss: [E] loss in nats, or None.
+    """
+
+    label: str
+    steps: np.ndarray
+    accuracy: np.ndarray
+    loss: np.ndarray | None = None
+
+    def __post_init__(self):
+        if len(self.steps) != len(self.accuracy) or (
+            self.loss is not None and len(self.steps) != len(self.loss)
+        ):
+            raise ValueError(f"run {self.label!r}: steps, accuracy and loss must have the same length")
+
+    @property
+    def transition(self) -> int | None:
+        """Index of the first evaluation above 0.75, None if there was none."""
+        above = np.flatnonzero(np.asarray(self.accuracy) > TRANSITION)
+        return int(above[0]) if len(above) else None
+
+
+@style.styled
+def training_curves(*curves: Curve) -> Figure:
+    """Accuracy over steps; a dot marks each run's transition. Loss below, where every run has one.
+
+    More runs than there are colours are drawn alike and unnamed.
+
+    Raises:
+      ValueError: no curve is given.
+    """
+    if not curves:
+        raise ValueError("training_curves needs at least one Curve")
+    with_loss = all(curve.loss is not None for curve in curves)
+    named = len(curves) <= MOST_NAMED
+    legend_rows = -(-len(curves) // 2) if named else 1
+    height = 1.7 + 0.9 * with_loss + 0.16 * legend_rows
+    figure = Figure(figsize=(style.COLUMN, height), layout="constrained")
+    ratios = [2, 1] if with_loss else [1]
+    panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    for i, curve in enumerate(curves):
+        look = (
+            {"color": style.CYCLE[i], "lw": 1.2}
+            if named
+            else {"color": style.BLUE, "lw": 0.7, "alpha": max(0.15, 3 / len(curves))}
+        )
+        at = curve.transition
+        when = "no transition" if at is None else f"transition {int(curve.steps[at]):,}"
+        panels[0].plot(curve.steps, curve.accuracy, **look, label=f"{curve.label}: {when}")
+        if at is not None:
+            panels[0].plot(
+                curve.steps[at],
+                curve.accuracy[at],
+                marker="o",
+                ms=4.5,
+                mfc="white",
+                mec=look["color"],
+                mew=1.1,
+                ls="",
+                zorder=3,
+                gid="transition",
+            )
+        if with_loss:
+            panels[1].plot(curve.steps, curve.loss, **look)
+    panels[0].axhline(TRANSITION, color=style.GREY, lw=0.6, ls=(0, (1, 2)), zorder=0)
+    panels[0].set(ylim=(-0.02, 1.02), ylabel="accuracy")
+    panels[-1].set_xlabel("training step")
+    panels[-1].xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    panels[-1].locator_params(axis="x", nbins=5)
+    if with_loss:
+        panels[1].set_ylim(bottom=0)
+        panels[1].set_ylabel("loss")
+        figure.align_ylabels(panels)
+    if named:
+        figure.legend(loc="outside lower center", ncols=min(2, len(curves)), columnspacing=1.2)
+    else:
+        broke = sum(curve.transition is not None for curve in curves)
+        panels[0].set_title(f"{len(curves)} runs, {broke} with a transition (circles)")
+    return figure
