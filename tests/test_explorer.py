@@ -230,6 +230,7 @@ def test_a_reader_can_turn_every_knob(expected, page):
     assert steps["swapped"]["sources"][0] == "the model's, swapped"
     assert steps["second example"]["digits"] == ["5", "5"]
     assert steps["wrong list"]["digits"] != steps["wrong list"]["said"]
+    assert steps["wrong list"]["message"] == "", "nearly every list of a random model comes out wrong"
 
 
 def test_bad_digits_get_a_clear_message_and_break_nothing(page):
