@@ -81,7 +81,7 @@ def overlapping(figure):
     return [(a, b) for (a, p), (b, q) in pairs if p.overlaps(q)]
 
 
-FLOWS = [(2, 2, 1.0), (2, 3, 1.0), (1, 1, 1.0), (1, 2, 1.0), (3, 3, 1.0), (4, 4, 1.0), (4, 4, 0.5)]
+FLOWS = [(2, 2, 1.0), (2, 3, 1.0), (1, 1, 1.0), (3, 3, 1.0), (4, 4, 1.0), (4, 4, 0.5)]
 
 
 @pytest.mark.parametrize("list_len, n_layers, share", FLOWS)
@@ -179,7 +179,7 @@ def check_words(figure):
     assert [(a, b) for (a, p), (b, q) in itertools.combinations(words, 2) if p.overlaps(q)] == []
 
 
-@pytest.mark.parametrize("list_len, n_layers", [(1, 1), (2, 2), (2, 3), (3, 3), (4, 4), (6, 3)])
+@pytest.mark.parametrize("list_len, n_layers", [(1, 1), (2, 2), (2, 3), (3, 3), (5, 2)])
 def test_the_ablation_matrix_shows_every_edge_once(list_len, n_layers):
     ablation = make_flow(list_len, n_layers, share_critical=0.6).ablation
     figure = figures.ablation_matrix(ablation)
@@ -202,7 +202,7 @@ def make_statistics(list_len, n_heads=1, n_layers=2, n_lists=50):
     return AttentionStatistics(np.zeros((n_layers, n_heads, positions, positions)), 0.5, *weights)
 
 
-@pytest.mark.parametrize("list_len, n_heads", [(1, 1), (2, 1), (2, 2), (3, 1), (6, 1)])
+@pytest.mark.parametrize("list_len, n_heads", [(1, 1), (2, 2), (5, 1)])
 def test_attention_histograms_count_every_list(list_len, n_heads):
     figure = figures.attention_histograms(make_statistics(list_len, n_heads))
     check_words(figure)
@@ -221,7 +221,7 @@ def make_sep(list_len, n_heads=1, n_lists=60, correct=None):
 
 
 @pytest.mark.parametrize(
-    "list_len, n_heads, correct", [(2, 1, None), (2, 2, None), (3, 1, True), (5, 1, False)]
+    "list_len, n_heads, correct", [(2, 1, None), (2, 2, True), (3, 1, None), (4, 1, False)]
 )
 def test_sep_attention_shows_every_list_for_every_pair(list_len, n_heads, correct):
     sep = make_sep(list_len, n_heads, correct=correct)
@@ -233,7 +233,7 @@ def test_sep_attention_shows_every_list_for_every_pair(list_len, n_heads, correc
         assert points[:2] == [sep.correct.sum(), (~sep.correct).sum()]
 
 
-@pytest.mark.parametrize("list_len, n_wrong", [(2, 40), (2, 0), (3, 10), (5, 10)])
+@pytest.mark.parametrize("list_len, n_wrong", [(2, 40), (2, 0), (4, 10)])
 def test_every_wrong_list_is_a_point(list_len, n_wrong):
     random = np.random.RandomState(0)
     lists = random.randint(0, 10, (n_wrong, list_len))
@@ -269,7 +269,7 @@ def test_difference_bars_end_where_their_sum_line_ends():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("n_runs, with_loss", [(1, True), (4, True), (6, False), (20, False)])
+@pytest.mark.parametrize("n_runs, with_loss", [(1, True), (6, False), (12, False)])
 def test_training_curves_mark_each_transition(n_runs, with_loss):
     steps = np.arange(0, 1001, 100)
     accuracies = [np.where(steps > 100 * run, 0.9, 0.5) for run in range(n_runs)]
