@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from orderscale_jax import analysis
+from orderscale_jax import analysis, metrics
 from orderscale_jax.analysis import circuit, difference, exchange, observation, separability
 from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, keep_weights
 
@@ -23,7 +23,6 @@ VARIANT = ModelConfig(
     n_digits=4,
     layer_norm=True,
     bias=True,
-    mlp=True,
     learn_wo=True,
 )
 
@@ -44,11 +43,8 @@ def make_model(config, attention_scale=0.3):
 
 def reference(observed, edges=(), head=None, renormalize=True):
     """The model's own logits and trace, always with the same arguments: compiled once a model."""
-    config = observed.model.config
-    keep = np.broadcast_to(
-        keep_weights(config, edges, head=head),
-        (config.n_layers, config.n_heads, *observed.patterns.shape[-2:]),
-    )
+    config, (L, _, H, T, _) = observed.model.config, observed.patterns.shape
+    keep = np.broadcast_to(keep_weights(config, edges, head=head), (L, H, T, T))
     interventions = Interventions(keep=jnp.asarray(keep), renormalize=jnp.asarray(renormalize))
     return _reference(*nnx.split(observed.model), jnp.asarray(observed.lists), interventions)
 
@@ -116,7 +112,8 @@ def test_joint_ablation_is_the_cut_model(variant, mode, head):
     joint = analysis.ablate_jointly(variant, edges, mode, head)
     logits, _ = reference(variant, joint.edges, head, mode == "renormalize")
     np.testing.assert_array_equal(joint.outcome.predictions, logits.argmax(-1))
-    assert (joint.outcome.predictions != variant.predictions).any()
+    assert joint.outcome.loss == pytest.approx(float(metrics.cross_entropy(logits, variant.lists)), rel=1e-5)
+    assert joint.outcome.loss != pytest.approx(variant.loss, rel=1e-4)
     nothing = analysis.ablate_jointly(variant, [], mode, head)
     assert nothing.outcome.loss == pytest.approx(variant.loss, rel=1e-5)
 
@@ -219,13 +216,14 @@ def test_closed_form_is_the_model(two_layers):
 def test_what_the_closed_form_does_not_describe(variant):
     with pytest.raises(ValueError, match="this model has lists of 3 instead of 2, 2 heads") as error:
         analysis.closed_form(variant)
-    assert all(word in str(error.value) for word in ("W_O", "LayerNorm", "biases", "MLP"))
-    assert "W_V," not in str(error.value)
+    assert all(word in str(error.value) for word in ("a learned W_O", "LayerNorm", "biases"))
+    assert "W_V" not in str(error.value)
     for analyse in (analysis.decompose_difference, analysis.exchange_in_closed_form):
         with pytest.raises(ValueError, match="closed form needs two layers"):
             analyse(variant)
     assert analysis.misfits(TWO_LAYERS) == ()
-    assert analysis.misfits(dataclasses.replace(TWO_LAYERS, learn_wv=True)) == ("a learned W_V",)
+    others = dataclasses.replace(TWO_LAYERS, n_layers=3, learn_wv=True, mlp=True)
+    assert analysis.misfits(others) == ("3 layers instead of 2", "a learned W_V", "an MLP")
 
 
 def test_terms_sum_to_the_difference(two_layers):
