@@ -119,15 +119,20 @@ class ListTransformer(nnx.Module):
           Logits [B, n, V] of the output positions, or (logits, Trace).
         """
         with jax.default_matmul_precision("highest"):
-            stations = self.stations(lists)
             log = _TraceLog(lists.shape[0]) if trace else None
-            for layer, block in enumerate(self.blocks):
-                stations = _patch(stations, interventions, layer)
-                stations = block(stations, interventions, log)
-            stations = _patch(stations, interventions, self.config.n_layers)
+            stations = self.layers(self.stations(lists), interventions, log=log)
             _, _, outputs = stations
             logits = jnp.broadcast_to(self.logits(outputs), (*lists.shape, self.config.d_vocab))
             return (logits, log.finish(stations)) if trace else logits
+
+    def layers(self, stations, interventions: Interventions | None = None, *, first=0, last=None, log=None):
+        """Stations carried into layer `first`, taken through layers `first` … `last` - 1.
+
+        With the default `last` the final residuals come back, patched where the intervention says.
+        """
+        for layer, block in enumerate(self.blocks[first:last], start=first):
+            stations = block(_patch(stations, interventions, layer), interventions, log)
+        return _patch(stations, interventions, self.config.n_layers) if last is None else stations
 
     def stations(self, lists):
         """Embedded stations: digits [B, n, D], SEP [1, 1, D], outputs [1, n, D]."""

@@ -181,4 +181,3 @@ def _sources(model: ListTransformer) -> list[jax.Array]:
 def _column(scale: Scale) -> Scale:
     """A scale that multiplies rows of logits: [B] becomes [B, 1]."""
     return scale[:, None] if getattr(scale, "ndim", 0) else scale
-

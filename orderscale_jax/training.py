@@ -179,30 +179,48 @@ def evaluate(setup: Setup, params, lists):
     }
 
 
-def start(setup: Setup, seed, learning_rate=None, weight_decay=None) -> Run:
+def start(setup: Setup, seed, attempt=0, learning_rate=None, weight_decay=None) -> Run:
     """A run before its first step; learning rate and decay default to the configured ones."""
     train = setup.train
-    learning_rate = jnp.asarray(train.learning_rate if learning_rate is None else learning_rate)
-    weight_decay = jnp.asarray(train.weight_decay if weight_decay is None else weight_decay)
-    seed, zero = jnp.asarray(seed, jnp.uint32), jnp.zeros((), jnp.int32)
-    params = init_params(setup.model, _key(seed, zero, "init"))
+    learning_rate = train.learning_rate if learning_rate is None else learning_rate
+    weight_decay = train.weight_decay if weight_decay is None else weight_decay
+    count, number = (
+        functools.partial(jnp.asarray, dtype=jnp.int32),
+        functools.partial(jnp.asarray, dtype=float),
+    )
+    seed = jnp.asarray(seed, jnp.uint32)
+    params = init_params(setup.model, _key(seed, attempt, "init"))
     return Run(
         seed=seed,
-        attempt=zero,
-        step=zero,
-        total_steps=zero,
+        attempt=count(attempt),
+        step=count(0),
+        total_steps=count(0),
         params=params,
         optimizer=optimizer(train, learning_rate, weight_decay).init(params),
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
+        learning_rate=number(learning_rate),
+        weight_decay=number(weight_decay),
         best_params=params,
-        best_accuracy=jnp.full((), -1.0),
-        best_step=zero,
-        attempt_accuracy=jnp.full((), -1.0),
-        stale=zero,
-        transition_step=zero - 1,
-        done=jnp.zeros((), bool),
+        best_accuracy=number(-1.0),
+        best_step=count(0),
+        attempt_accuracy=number(-1.0),
+        stale=count(0),
+        transition_step=count(-1),
+        done=jnp.asarray(False),
     )
+
+
+def retries_left(setup: Setup, run: Run):
+    """Whether a run ended below `min_accuracy` and may try again."""
+    another = run.attempt + 1 < setup.train.max_retries
+    return run.done & (run.best_accuracy < setup.train.min_accuracy) & another
+
+
+def retry(setup: Setup, run: Run) -> Run:
+    """The run at the start of its next attempt if it may try again, otherwise unchanged."""
+    fresh = start(setup, run.seed, run.attempt + 1, run.learning_rate, run.weight_decay)
+    kept = "total_steps", "best_params", "best_accuracy", "best_step", "transition_step"
+    fresh = dataclasses.replace(fresh, **{name: getattr(run, name) for name in kept})
+    return _where(retries_left(setup, run), fresh, run)
 
 
 def stretch(setup: Setup, run: Run, train, validation, *, part=0, n_parts=1, axis: str | None = None):
@@ -249,8 +267,7 @@ def _live_stretch(setup, run, train, validation, part, n_parts, axis):
         run, params=params, optimizer=state, step=run.step + n_steps, total_steps=run.total_steps + n_steps
     )
     run = _judge(setup, run, scores["val_accuracy"])
-    report = _report(setup, run, total / n_steps, scores)
-    return _retry(setup, run), report
+    return run, _report(setup, run, total / n_steps, scores)
 
 
 def _judge(setup: Setup, run: Run, accuracy) -> Run:
@@ -273,33 +290,6 @@ def _judge(setup: Setup, run: Run, accuracy) -> Run:
         transition_step=jnp.where(broke_through, run.total_steps, run.transition_step),
         done=over,
     )
-
-
-def _retry(setup: Setup, run: Run) -> Run:
-    """Starts the next attempt of a run that ended below `min_accuracy`, if one is left."""
-    if setup.train.max_retries == 1:
-        return run
-    again = (
-        run.done
-        & (run.best_accuracy < setup.train.min_accuracy)
-        & (run.attempt + 1 < setup.train.max_retries)
-    )
-
-    def restart(run: Run) -> Run:
-        fresh = start(setup, run.seed, run.learning_rate, run.weight_decay)
-        params = init_params(setup.model, _key(run.seed, run.attempt + 1, "init"))
-        return dataclasses.replace(
-            run,
-            attempt=run.attempt + 1,
-            step=fresh.step,
-            params=params,
-            optimizer=fresh.optimizer,
-            attempt_accuracy=fresh.attempt_accuracy,
-            stale=fresh.stale,
-            done=fresh.done,
-        )
-
-    return jax.lax.cond(again, restart, lambda run: run, run)
 
 
 def _report(setup: Setup, run: Run, train_loss, scores):

@@ -1,0 +1,128 @@
+"""Which device computes what; the only room that says pmap, host, process or shard.
+
+R runs go over D local devices: whole runs where there are enough of them, otherwise shares of every
+run's batch, with gradients averaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from orderscale_jax import training
+from orderscale_jax.training import Run, Setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How R runs are laid over local devices.
+
+    Attributes:
+      n_runs: R.
+      n_devices: how many devices take part.
+      split: what the devices share out: `runs` or `batch`.
+      vectorize: whether the runs of one device advance together (vmap) or in turn (map). On a CPU
+        taking turns is faster, and keeps every run's arithmetic as if it were alone.
+      platform: `cpu`, `gpu` or `tpu`.
+    """
+
+    n_runs: int
+    n_devices: int
+    split: str
+    vectorize: bool
+    platform: str
+
+    def __str__(self) -> str:
+        devices = f"{self.n_devices} {self.platform.upper()} device{'s' if self.n_devices > 1 else ''}"
+        runs = f"{self.n_runs} run{'s' if self.n_runs > 1 else ''}"
+        shared = f", {self.split} shared out" if self.n_devices > 1 else ""
+        return f"{runs} on {devices}{shared}"
+
+
+def place(n_runs: int, batch_size: int) -> Placement:
+    """Lays runs over the local devices; fewer than all where neither runs nor batch divide evenly."""
+    local = jax.local_device_count()
+    platform = jax.local_devices()[0].platform
+    vectorize = platform != "cpu" and n_runs > 1
+    for n_devices in range(min(local, n_runs), 1, -1):
+        if n_runs % n_devices == 0:
+            return Placement(n_runs, n_devices, "runs", vectorize, platform)
+    n_devices = max(d for d in range(1, local + 1) if batch_size % d == 0)
+    return Placement(n_runs, n_devices, "batch", vectorize, platform)
+
+
+class Advance:
+    """Runs, placed and compiled: calling it takes every unfinished run to its next validation.
+
+    Runs have a leading axis R outside (`load`, `fetch`) and the placement's own layout inside.
+    """
+
+    def __init__(self, setup: Setup, placement: Placement):
+        self.setup, self.placement = setup, placement
+        many = functools.partial(_advance, setup, placement)
+        if placement.n_devices == 1:
+            self._call = jax.jit(functools.partial(many, 0), donate_argnums=0)
+            return
+        devices = jax.local_devices()[: placement.n_devices]
+        if placement.split == "runs":
+            self._call = jax.pmap(
+                functools.partial(many, 0), in_axes=(0, None, None), devices=devices, donate_argnums=0
+            )
+        else:
+            call = jax.pmap(
+                many, axis_name="devices", in_axes=(0, None, None, None), out_axes=None, devices=devices
+            )
+            self._call = functools.partial(call, np.arange(placement.n_devices))
+
+    def __call__(self, runs: Run, train, validation) -> tuple[Run, dict[str, Any]]:
+        """(runs, reports): runs in the placement's layout, reports with leading axis R."""
+        runs, reports = self._call(runs, train, validation)
+        return runs, self.fetch(reports)
+
+    def load(self, runs: Run) -> Run:
+        """Runs [R, …] in the placement's layout."""
+        if self._stacked:
+            shape = self.placement.n_devices, -1
+            return jax.tree.map(lambda x: np.asarray(x).reshape(*shape, *x.shape[1:]), runs)
+        return jax.tree.map(lambda x: jnp.array(np.asarray(x)), runs)  # a copy: the call consumes it
+
+    def fetch(self, tree):
+        """A tree in the placement's layout as host arrays [R, …]."""
+        tree = jax.device_get(tree)
+        if self._stacked:
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+        return tree
+
+    @property
+    def _stacked(self) -> bool:
+        return self.placement.n_devices > 1 and self.placement.split == "runs"
+
+
+def start_runs(setup: Setup, seeds) -> Run:
+    """Runs [R, …] before their first step."""
+    return jax.jit(jax.vmap(functools.partial(training.start, setup)))(jnp.asarray(seeds, jnp.uint32))
+
+
+def retry_runs(setup: Setup, runs: Run) -> Run:
+    """Runs [R, …] with those that may try again at the start of their next attempt."""
+    return jax.jit(jax.vmap(functools.partial(training.retry, setup)))(runs)
+
+
+def _advance(setup: Setup, placement: Placement, part, runs: Run, train, validation):
+    """Every run of this device one stretch on."""
+    shares = placement.n_devices if placement.split == "batch" else 1
+    one = functools.partial(
+        training.stretch,
+        setup,
+        train=train,
+        validation=validation,
+        part=part,
+        n_parts=shares,
+        axis="devices" if shares > 1 else None,
+    )
+    return jax.vmap(one)(runs) if placement.vectorize else jax.lax.map(one, runs)
