@@ -41,9 +41,8 @@ def explorer_html(model: ListTransformer, *, examples=None) -> str:
         "examples": examples.tolist(),
         "tables": {name: _base64(table) for name, table in _tables(model).items()},
     }
-    parts = {
-        name.replace(".", "_"): _resource(name) for name in ("explorer.css", "circuit.js", "explorer.js")
-    }
+    names = ("explorer.css", "circuit.js", "flow.js", "explorer.js")
+    parts = {name.replace(".", "_"): _resource(name) for name in names}
     page = string.Template(_resource("explorer.html"))
     return page.substitute(parts, data=json.dumps(data), largest_digit=config.n_digits - 1)
 
