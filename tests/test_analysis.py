@@ -245,13 +245,14 @@ def test_terms_sum_to_the_difference(two_layers):
 
 
 def test_alpha_inside_the_difference_leaves_the_base(two_layers):
-    """With the alphas that the model has anyway, the intervention is none."""
-    for alpha in difference.ALPHAS:
-        forced = two_layers.patterns.copy()
-        forced[0, :, 0, 2, :2] = alpha
-        everywhere = dataclasses.replace(two_layers, patterns=forced)
-        result = analysis.decompose_difference(everywhere)
-        assert result.o2_accuracy_with_alpha[alpha] == result.o2_accuracy
+    result = analysis.decompose_difference(two_layers)
+    (c,) = circuit.circuits(two_layers)
+    for alpha_1, alpha_2 in ((0.0, 1.0), (1.0, 0.0)):
+        sep = alpha_1 * c.D1 + alpha_2 * c.D2 + c.S - c.Em
+        logits = c.o1_logits() + (c.P_o2 - c.beta_s * c.P_o1 - c.beta_o1 * sep) @ c.U
+        expected = (logits.argmax(-1) == c.lists[:, 1]).mean()
+        assert result.o2_accuracy_with_alpha[alpha_1, alpha_2] == expected
+    assert len(set(result.o2_accuracy_with_alpha.values())) == 2
 
 
 def test_exchanging_twice_is_the_identity(two_layers):
