@@ -1,0 +1,1 @@
+"""What was found about one model, in a form to hand on: results.json, figures, a page, claims."""
