@@ -20,7 +20,7 @@ from orderscale_jax import checkpoint, training
 from orderscale_jax.analysis.ablation import MODES, ablate_edges
 from orderscale_jax.config import default_config
 from orderscale_jax.devices import Advance, place, start_runs
-from orderscale_jax.runs import make_setup
+from orderscale_jax.ensemble import make_setup
 
 OUTPUT = flags.DEFINE_string("output", None, "File for the lines; they are printed in any case.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each pair is timed.", lower_bound=1)

@@ -92,6 +92,7 @@ def default_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
+            "runs": 1,
             "name": "",
             "task": task,
             "model": model,

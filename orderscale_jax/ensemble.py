@@ -1,0 +1,167 @@
+"""Many training runs at once, on the host's side: what goes to the devices, and when it is done.
+
+Dimensions: R runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from orderscale_jax import training
+from orderscale_jax.config import model_config, task_config, train_config
+from orderscale_jax.devices import Advance, place, retry_runs
+from orderscale_jax.task import Split, make_split
+from orderscale_jax.training import Run, Setup
+
+
+def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
+    """What a configuration trains, and on which lists.
+
+    Raises:
+      ValueError: an option is wrong, or the batch is larger than the training set.
+    """
+    setup = Setup(model_config(config), task_config(config), train_config(config))
+    split = make_split(setup.task)
+    if split.train is None:
+        setup = dataclasses.replace(setup, train=dataclasses.replace(setup.train, batches="sampled"))
+    elif setup.train.batches != "sampled" and setup.train.batch_size > len(split.train):
+        raise ValueError(
+            f"train.batch_size={setup.train.batch_size} is larger than the training set of "
+            f"{len(split.train)} lists: give --config.train.batch_size={len(split.train)} or less"
+        )
+    return setup, split
+
+
+class Ensemble:
+    """R runs on their way to their end, each as if it were alone.
+
+    Runs that are done stop costing time: where runs take turns they are skipped, where they advance
+    together they leave the program once half of it is done.
+    """
+
+    def __init__(self, setup: Setup, split: Split, runs: Run):
+        """`runs` [R, …] as `devices.start_runs` or `state` gave them."""
+        self.setup = setup
+        self._lists = jnp.asarray(split.validation[:1] if split.train is None else split.train)
+        self._validation = jnp.asarray(split.validation)
+        self._runs = jax.device_get(runs)
+        self._done = np.array(self._runs.done)
+        if not self.done:
+            self._load(np.flatnonzero(~self._done))
+
+    @property
+    def done(self) -> bool:
+        return bool(self._done.all())
+
+    @property
+    def placement(self):
+        return self._advance.placement
+
+    def advance(self) -> list[dict[str, Any]]:
+        """Takes every unfinished run to its next validation; a report per run, with its `index`."""
+        unfinished = ~self._done[self._group]
+        self._loaded, reports = self._advance(self._loaded, self._lists, self._validation)
+        done = np.asarray(reports["done"])
+        if done[unfinished].any():
+            runs = self._advance.fetch(self._loaded)
+            again = np.asarray(training.retries_left(self.setup, runs))
+            if again.any():
+                self._loaded = self._advance.load(retry_runs(self.setup, runs))
+                done = done & ~again
+        lines = [
+            {"index": int(self._group[i]), **{name: plain(values[i]) for name, values in reports.items()}}
+            for i in np.flatnonzero(unfinished)
+        ]
+        for i, line in zip(np.flatnonzero(unfinished), lines, strict=True):
+            line["done"] = bool(done[i])
+        self._done[self._group] = done
+        left = np.flatnonzero(~self._done)
+        if self.placement.vectorize and 0 < 2 * len(left) <= len(self._group):
+            self._runs = self.state()
+            self._load(left)
+        return lines
+
+    def state(self) -> Run:
+        """All runs [R, …] on the host."""
+        if not hasattr(self, "_loaded"):
+            return self._runs
+        current = self._advance.fetch(self._loaded)
+
+        def merge(all_runs, group):
+            merged = np.array(all_runs)
+            merged[self._group] = group
+            return merged
+
+        return jax.tree.map(merge, self._runs, current)
+
+    def _load(self, group: np.ndarray):
+        """Puts the runs of these indices on the devices."""
+        self._group = group
+        self._advance = Advance(self.setup, place(len(group), self.setup.train.batch_size))
+        self._loaded = self._advance.load(jax.tree.map(lambda x: x[group], self._runs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+      seed, attempts: which run it was, and how often it was started.
+      accuracy, sequence_accuracy, position_accuracy [n], loss: of its best weights on validation.
+      steps: of all attempts; `best_step` of them led to the best weights, `transition_step` to the
+        first validation above 0.75 (None if there was none).
+      params: the best weights.
+    """
+
+    seed: int
+    attempts: int
+    accuracy: float
+    sequence_accuracy: float
+    position_accuracy: list[float]
+    loss: float
+    steps: int
+    best_step: int
+    transition_step: int | None
+    params: Any
+
+
+def results(setup: Setup, split: Split, runs: Run) -> list[Result]:
+    """The results of runs [R, …], their best weights evaluated in turn."""
+    validation = jnp.asarray(split.validation)
+    evaluate = jax.jit(
+        lambda all_params: jax.lax.map(lambda p: training.evaluate(setup, p, validation), all_params)
+    )
+    scores = jax.device_get(evaluate(jax.tree.map(jnp.asarray, runs.best_params)))
+    found = []
+    for i, seed in enumerate(np.asarray(runs.seed)):
+        transition = int(runs.transition_step[i])
+        found.append(
+            Result(
+                seed=int(seed),
+                attempts=int(runs.attempt[i]) + 1,
+                accuracy=float(scores["val_accuracy"][i]),
+                sequence_accuracy=float(scores["val_sequence_accuracy"][i]),
+                position_accuracy=plain(scores["val_position_accuracy"][i]),
+                loss=float(scores["val_loss"][i]),
+                steps=int(runs.total_steps[i]),
+                best_step=int(runs.best_step[i]),
+                transition_step=transition if transition >= 0 else None,
+                params=jax.tree.map(lambda x, i=i: np.asarray(x[i]), runs.best_params),
+            )
+        )
+    return found
+
+
+def plain(value):
+    """An array as JSON can hold it; what is not a number becomes None."""
+    value = np.asarray(value)
+    if value.ndim:
+        return [plain(entry) for entry in value]
+    value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
