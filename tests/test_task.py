@@ -1,0 +1,128 @@
+"""Lists, their published split, and lists that are too many to hold."""
+
+import numpy as np
+import pytest
+
+from orderscale_jax import task
+from orderscale_jax.task import TaskConfig, check_lists, make_split, tokens, torch_randperm
+
+
+def is_duplicate(lists):
+    return (lists == lists[:, :1]).all(axis=1)
+
+
+def as_set(lists):
+    return set(map(tuple, lists.tolist()))
+
+
+def test_the_published_split():
+    split = make_split(TaskConfig())
+    assert (split.train.shape, split.validation.shape) == ((8000, 2), (2000, 2))
+    assert split.train[0].tolist() == [60, 44]
+    assert split.validation[:2].tolist() == [[80, 52], [3, 66]]
+
+
+@pytest.mark.parametrize(("n", "seed"), [(0, 0), (1, 0), (2, 3), (1000, 0), (10_000, 7), (4097, 2**32 - 1)])
+def test_permutations_are_those_of_torch(n, seed):
+    torch = pytest.importorskip("torch")
+    expected = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
+    np.testing.assert_array_equal(torch_randperm(n, seed), expected)
+
+
+@pytest.mark.parametrize(("list_len", "n_digits"), [(1, 9), (2, 12), (3, 5), (4, 4)])
+def test_every_list_is_on_one_side(list_len, n_digits):
+    config = TaskConfig(list_len=list_len, n_digits=n_digits)
+    split = make_split(config)
+    assert len(split.train) == int(0.8 * config.n_lists)
+    assert len(split.train) + len(split.validation) == config.n_lists
+    everything = as_set(split.train) | as_set(split.validation)
+    assert everything == set(np.ndindex(*[n_digits] * list_len))
+
+
+def test_duplicates():
+    splits = {policy: make_split(TaskConfig(n_digits=12, duplicates=policy)) for policy in task.DUPLICATES}
+    assert is_duplicate(splits["all"].validation).any() and is_duplicate(splits["all"].train).any()
+    none, train_only = splits["none"], splits["train_only"]
+    assert not is_duplicate(none.train).any() and not is_duplicate(none.validation).any()
+    assert len(none.train) == int(0.8 * 132) and len(none.train) + len(none.validation) == 132
+    np.testing.assert_array_equal(train_only.validation, none.validation)
+    np.testing.assert_array_equal(train_only.train[:-12], none.train)
+    assert as_set(train_only.train[-12:]) == {(digit, digit) for digit in range(12)}
+
+
+def test_the_seed_matters():
+    first, again, other = (make_split(TaskConfig(n_digits=12, split_seed=seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.train, again.train)
+    assert as_set(first.validation) != as_set(other.validation)
+
+
+@pytest.mark.parametrize("duplicates", task.DUPLICATES)
+def test_lists_that_are_too_many_are_sampled(duplicates):
+    config = TaskConfig(list_len=8, n_digits=7, duplicates=duplicates)
+    assert not config.is_exhaustive
+    split = make_split(config)
+    assert split.train is None and split.validation.shape == (8192, 8)
+    assert set(np.unique(split.validation)) == set(range(7))
+    np.testing.assert_array_equal(split.validation, make_split(config).validation)
+    other = TaskConfig(list_len=8, n_digits=7, duplicates=duplicates, split_seed=1)
+    assert (make_split(other).validation != split.validation).any()
+
+
+def test_sampled_validation_is_free_of_duplicates(monkeypatch):
+    monkeypatch.setattr(task, "LARGEST_EXHAUSTIVE", 10)  # so that duplicates are frequent
+    for duplicates in task.DUPLICATES:
+        split = make_split(TaskConfig(list_len=2, n_digits=6, duplicates=duplicates))
+        assert is_duplicate(split.validation).any() == (duplicates == "all")
+
+
+def test_a_million_lists_are_split():
+    config = TaskConfig(list_len=3, n_digits=100)
+    assert config.is_exhaustive and not TaskConfig(list_len=4, n_digits=100).is_exhaustive
+
+
+def test_tokens():
+    got = tokens(np.array([[3, 4, 5], [0, 0, 9]]), n_digits=10)
+    np.testing.assert_array_equal(got, [[3, 4, 5, 11, 10, 10, 10], [0, 0, 9, 11, 10, 10, 10]])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"list_len": 0}, "task.list_len must be at least 1"),
+        ({"n_digits": 1}, "task.n_digits must be at least 2"),
+        ({"duplicates": "some"}, "task.duplicates must be one of all, none, train_only"),
+        ({"train_fraction": 1.0}, "task.train_fraction must lie between 0 and 1"),
+        ({"train_fraction": 0.0}, "task.train_fraction must lie between 0 and 1"),
+        ({"split_seed": -1}, "task.split_seed must fit 32 bits"),
+        ({"list_len": 1, "duplicates": "none"}, "lists of one digit are all duplicates"),
+    ],
+)
+def test_wrong_options(options, said):
+    with pytest.raises(ValueError, match=said):
+        TaskConfig(**options)
+
+
+def test_a_split_without_one_side_is_refused():
+    with pytest.raises(ValueError, match="both sides need at least one list"):
+        make_split(TaskConfig(n_digits=2, train_fraction=0.1))
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        (np.zeros((4, 3), int), r"shape \[B, 2\], got \[4, 3\]"),
+        (np.zeros(2, int), r"shape \[B, 2\], got \[2\]"),
+        (np.zeros((4, 2)), "lists must hold integers, got float64"),
+        (np.array([[0, 10]]), "digits must lie in 0 … 9, got 0 … 10"),
+        (np.array([[-1, 3]]), "digits must lie in 0 … 9, got -1 … 3"),
+    ],
+)
+def test_lists_that_do_not_fit(lists, said):
+    with pytest.raises(ValueError, match=said):
+        check_lists(lists, list_len=2, n_digits=10)
+
+
+def test_lists_that_fit():
+    checked = check_lists([[0, 9]], list_len=2, n_digits=10)
+    assert checked.dtype == np.int32 and checked.tolist() == [[0, 9]]
+    assert check_lists(np.zeros((0, 2), int), 2, 10).shape == (0, 2)
