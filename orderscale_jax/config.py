@@ -28,6 +28,9 @@ class TrainConfig:
       learning_rate, weight_decay: of AdamW (betas 0.9 and 0.999, epsilon 1e-8).
       schedule: `constant`, or `cosine` after a linear warm-up of `warmup_steps` from 0.
       max_grad_norm: clip the global gradient norm to this; None does not clip.
+      gradient_noise: standard deviation of the Gaussian noise added to every entry of the gradient at
+        every step, before clipping, as a multiple of the root mean square of its array's gradient
+        (the noise of a mini-batch as a noise-to-signal ratio); 0 adds none.
       eval_every: steps between full validations.
       eval_batch_size: lists per validation batch.
       target_accuracy: stop when validation accuracy reaches this.
@@ -46,6 +49,7 @@ class TrainConfig:
     schedule: str = "constant"
     warmup_steps: int = 1000
     max_grad_norm: float | None = None
+    gradient_noise: float = 0.0
     eval_every: int = 100
     eval_batch_size: int = 4096
     target_accuracy: float = 0.999
@@ -78,6 +82,8 @@ class TrainConfig:
             raise ValueError(f"train.warmup_steps must not be negative, got {self.warmup_steps}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"train.max_grad_norm must be positive or None, got {self.max_grad_norm}")
+        if not self.gradient_noise >= 0:
+            raise ValueError(f"train.gradient_noise must not be negative, got {self.gradient_noise}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"train.patience must be at least 1 or None, got {self.patience}")
 

@@ -113,6 +113,17 @@ def schedule(config: TrainConfig, step):
     return jnp.where(step < warmup, step / max(1, warmup), 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
 
 
+def add_noise(gradient, ratio: float, key):
+    """The gradient with Gaussian noise `ratio` times the root mean square of each array added to it."""
+    arrays, structure = jax.tree.flatten(gradient)
+    keys = jax.random.split(key, len(arrays))
+    noisy = [
+        array + ratio * jnp.sqrt(jnp.mean(array**2)) * jax.random.normal(key, array.shape, array.dtype)
+        for array, key in zip(arrays, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)
+
+
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Scales gradients by min(1, limit / (norm + 1e-6)), as published (optax leaves out the 1e-6)."""
 
@@ -132,11 +143,16 @@ def loss(config: ModelConfig, params, lists):
     return metrics.cross_entropy(model(lists), lists)
 
 
-def step(setup: Setup, transform, params, state, lists, axis: str | None = None):
-    """One optimiser step on lists [B, n]: (params, state, loss), averaged over a device axis."""
+def step(setup: Setup, transform, params, state, lists, axis: str | None = None, noise_key=None):
+    """One optimiser step on lists [B, n]: (params, state, loss), averaged over a device axis.
+
+    With `noise_key` the gradient gets the noise of `TrainConfig.gradient_noise`.
+    """
     value, gradient = jax.value_and_grad(functools.partial(loss, setup.model))(params, lists)
     if axis is not None:
         value, gradient = jax.lax.pmean((value, gradient), axis)
+    if noise_key is not None:
+        gradient = add_noise(gradient, setup.train.gradient_noise, noise_key)
     updates, state = transform.update(gradient, state, params)
     return optax.apply_updates(params, updates), state, value
 
@@ -256,7 +272,10 @@ def _live_stretch(setup, run, train, validation, part, n_parts, axis):
             lists = training_batch(
                 config.batches, setup.task, config.batch_size, key, run.step + offset, train, part, n_parts
             )
-            params, state, value = step(setup, transform, params, state, lists, axis)
+            noise_key = None
+            if config.gradient_noise:
+                noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), run.step + offset)
+            params, state, value = step(setup, transform, params, state, lists, axis, noise_key)
             return params, state, total + value
 
         n_steps = jnp.minimum(config.eval_every, config.max_steps - run.step)
@@ -320,7 +339,7 @@ def _unknown(setup: Setup):
 def _key(seed, attempt, purpose: str):
     """The typed key of one purpose of one attempt."""
     key = jax.random.fold_in(jax.random.key(seed), attempt)
-    return jax.random.fold_in(key, ("init", "batches").index(purpose))
+    return jax.random.fold_in(key, ("init", "batches", "noise").index(purpose))
 
 
 def _where(condition, new, old):
