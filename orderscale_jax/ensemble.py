@@ -6,6 +6,7 @@ Dimensions: R runs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -19,6 +20,10 @@ from orderscale_jax.devices import Advance, place, retry_runs
 from orderscale_jax.task import Split, make_split
 from orderscale_jax.training import Run, Setup
 
+# A sweep asks for the same lists and the same program again and again.
+_split = functools.lru_cache(maxsize=2)(make_split)
+_compiled = functools.lru_cache(maxsize=4)(Advance)
+
 
 def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
     """What a configuration trains, and on which lists.
@@ -27,7 +32,7 @@ def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
       ValueError: an option is wrong, or the batch is larger than the training set.
     """
     setup = Setup(model_config(config), task_config(config), train_config(config))
-    split = make_split(setup.task)
+    split = _split(setup.task)
     if split.train is None:
         setup = dataclasses.replace(setup, train=dataclasses.replace(setup.train, batches="sampled"))
     elif setup.train.batches != "sampled" and setup.train.batch_size > len(split.train):
@@ -103,7 +108,7 @@ class Ensemble:
     def _load(self, group: np.ndarray):
         """Puts the runs of these indices on the devices."""
         self._group = group
-        self._advance = Advance(self.setup, place(len(group), self.setup.train.batch_size))
+        self._advance = _compiled(self.setup, place(len(group), self.setup.train.batch_size))
         self._loaded = self._advance.load(jax.tree.map(lambda x: x[group], self._runs))
 
 
