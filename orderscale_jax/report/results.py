@@ -216,7 +216,9 @@ def _wrong_lists(found: Study) -> dict[str, Any]:
     return {
         "lists": len(found.errors.lists),
         "by_output": (~seen.correct).sum(0),
-        "structure_p_value": structure_p_value(seen.lists, ~seen.list_correct, found.observation.model.config),
+        "structure_p_value": structure_p_value(
+            seen.lists, ~seen.list_correct, found.observation.model.config
+        ),
     }
 
 

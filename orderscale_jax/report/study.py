@@ -10,6 +10,7 @@ from orderscale_jax import analysis
 from orderscale_jax.analysis.ablation import MODES, EdgeAblation, ablate_edges
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model import ListTransformer
+from orderscale_jax.report.words import enumerate_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _not_applicable(model: ListTransformer) -> dict[str, str]:
     if misfits := analysis.misfits(config):
         why = (
             "The two equations describe models of two layers, lists of 2 digits and one head, with frozen "
-            f"projections and no LayerNorm, bias or MLP; this model has {_enumerate(misfits)}."
+            f"projections and no LayerNorm, bias or MLP; this model has {enumerate_words(misfits)}."
         )
         reasons |= dict.fromkeys(("circuit", "logit_difference", "alpha_swap"), why)
     if config.list_len == 1:
@@ -112,9 +113,3 @@ def _not_applicable(model: ListTransformer) -> dict[str, str]:
         keys = ("alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook")
         reasons |= dict.fromkeys(keys, why)
     return reasons
-
-
-def _enumerate(parts) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *front, last = parts
-    return f"{', '.join(front)} and {last}" if front else last

@@ -1,0 +1,60 @@
+"""Studies one checkpoint: results.json, the figures (PNG and PDF) and one page to read, report.html.
+
+python -m experiments.analyze --checkpoint=two_layer --output=reports/two_layer
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import launch
+from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, pretrained_names
+from orderscale_jax.report import read_history, write_report
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Directory of a checkpoint, or a model that is shipped: two_layer, three_layer.",
+    required=True,
+)
+OUTPUT = flags.DEFINE_string("output", None, "Directory for what is found.", required=True)
+EXAMPLES = flags.DEFINE_integer(
+    "examples", None, "Use only the first so many validation lists.", lower_bound=1
+)
+
+
+def main(argv):
+    del argv
+    launch.use_compilation_cache()
+    model, config, name = _load(CHECKPOINT.value)
+    history = read_history(Path(CHECKPOINT.value))
+    with launch.output_directory(OUTPUT.value) as output:
+        results = write_report(output, model, config, name=name, examples=EXAMPLES.value, history=history)
+    print(
+        f"accuracy {results['val']['accuracy']:.4f} on {results['n_val_used']:,} lists: {output / 'report.html'}"
+    )
+
+
+def _load(checkpoint: str):
+    """Model, configuration and name of a checkpoint or of a shipped model."""
+    path = Path(checkpoint)
+    if checkpoint in pretrained_names() and not path.exists():
+        return *load_pretrained(checkpoint), checkpoint
+    if path.is_file():
+        raise ValueError(
+            f"{path} is a file, not the directory of a checkpoint: turn .pt and .npz files into one with "
+            "python -m experiments.import_torch --source=FILE --output=DIR"
+        )
+    if not path.exists():
+        names = ", ".join(pretrained_names()) or "none"
+        raise FileNotFoundError(
+            f"there is no checkpoint at {path.absolute()}, and no shipped model of that name ({names})"
+        )
+    model, config = load_checkpoint(path)
+    resolved = path.absolute()
+    name = resolved.parent.name if resolved.name == "checkpoint" else resolved.name
+    return model, config, config.get("name", "") or name
+
+
+if __name__ == "__main__":
+    launch.run(main)
