@@ -129,7 +129,8 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         del params
-        scale = jnp.minimum(1.0, limit / (optax.global_norm(updates) + CLIP_EPSILON))
+        norm = jnp.sqrt(sum(jnp.sum(update**2) for update in jax.tree.leaves(updates)))
+        scale = jnp.minimum(1.0, limit / (norm + CLIP_EPSILON))
         return jax.tree.map(lambda update: update * scale, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
