@@ -233,13 +233,13 @@ class Attention(nnx.Module):
         return self._output(mixed)
 
     def silence(self, queries, log):
-        """What a station that reads nothing receives: the output bias [1, 1, D], or nothing."""
+        """What a station that reads nothing receives: the output bias [1, 1, D], or zero."""
         if log:  # published models score the outputs' self-edges of layer 0, then discard them
             scores = jnp.einsum(
                 "...qhc,...qhc->...hq", self._project(queries, "Q"), self._project(queries, "K")
             )
             log.silent(scores / np.sqrt(self.config.d_head))
-        return self.b_O[...][None, None] if self.config.bias else None
+        return self.b_O[...][None, None] if self.config.bias else 0.0
 
     def _project(self, x, name):
         """Queries or keys [..., H, C] of x [..., D]."""
