@@ -20,10 +20,18 @@ from orderscale_jax import checkpoint, training
 from orderscale_jax.analysis.ablation import MODES, ablate_edges
 from orderscale_jax.config import default_config
 from orderscale_jax.devices import Advance, place, start_runs
-from orderscale_jax.ensemble import make_setup
+from orderscale_jax.ensemble import Ensemble, make_setup
+
+PUBLISHED_STEPS_PER_SECOND = 141  # two layers, batch 1024, one run at a time on an unnamed CUDA GPU
 
 OUTPUT = flags.DEFINE_string("output", None, "File for the lines; they are printed in any case.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each pair is timed.", lower_bound=1)
+SEEDS = flags.DEFINE_integer(
+    "seeds",
+    0,
+    "Also train so many two-layer seeds to accuracy 0.90 and tell how long each took.",
+    lower_bound=0,
+)
 
 DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of 100
 
@@ -40,6 +48,9 @@ def main(argv):
     for label, n_layers in (("two_layer", 2), ("three_layer", 3)):
         training_speed(tell, label, n_layers)
     ablation_speed(tell)
+    ensemble_speed(tell)
+    if SEEDS.value:
+        time_to_accuracy(tell, SEEDS.value)
     if OUTPUT.value:
         with open(OUTPUT.value, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -78,7 +89,63 @@ def training_speed(tell, label: str, n_layers: int):
         step_limit(tell, setup, ours)
 
 
-def step_limit(tell, setup, ours):
+def ensemble_speed(tell):
+    """Steps per second summed over the runs of an ensemble, two layers, batch 1024."""
+    config = default_config()
+    config.train.batch_size = 1024
+    config.train.max_steps = 10_000_000
+    setup, split = make_setup(config)
+    lists, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
+    sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 256, 1024)
+    calls = {}
+    for size in sizes:
+        advance = Advance(setup, place(size, setup.train.batch_size))
+        state = [advance.load(start_runs(setup, np.arange(size)))]
+
+        def stretch(advance=advance, state=state):
+            state[0], reports = advance(state[0], lists, validation)
+            return reports
+
+        calls[size] = stretch
+    seconds = timings(calls)
+    for size in sizes:
+        rate = size * setup.train.eval_every / np.median(seconds[size])
+        tell(f"seed_steps_per_second_{size}_runs", rate, "steps/s")
+        tell(f"seed_steps_over_published_{size}_runs", rate / PUBLISHED_STEPS_PER_SECOND, "ratio")
+    small, large = sizes[-2:]
+    per_run = (seconds[large] / large) / (seconds[small] / small)
+    tell(f"cost_per_run_{large}_runs_over_{small}", np.median(per_run), "ratio")
+    if sizes[1] > 8:
+        step_limit(tell, setup, calls[256], n_runs=256)
+
+
+def time_to_accuracy(tell, n_seeds: int):
+    """How long each of so many seeds trains until validation accuracy is 0.90, if it gets there."""
+    config = default_config()
+    config.train.target_accuracy = 0.9
+    config.train.max_retries = 1
+    setup, split = make_setup(config)
+    ensemble = Ensemble(setup, split, start_runs(setup, np.arange(n_seeds)))
+    began, taken, first = time.perf_counter(), 0, None
+    steps = {}
+    while not ensemble.done:
+        for line in ensemble.advance():
+            taken += setup.train.eval_every
+            if line["val_accuracy"] >= 0.9:
+                steps[line["index"]] = line["total_steps"]
+                first = first or time.perf_counter() - began
+    per_step = (time.perf_counter() - began) / taken
+    found = sorted(steps.values())
+    tell("seeds_above_0.9", len(found), f"of {n_seeds} seeds")
+    for share in (0, 25, 50, 75, 100) if found else ():
+        value = np.percentile(found, share)
+        tell(f"steps_to_0.9_percentile_{share}", value, "steps, of the seeds that got there")
+        tell(f"seconds_to_0.9_percentile_{share}", value * per_step, "s, a seed alone")
+    if first:
+        tell("seconds_to_first_above_0.9", first, f"s, {n_seeds} seeds together")
+
+
+def step_limit(tell, setup, ours, n_runs: int = 1):
     """Time of a two-layer step over the time its unavoidable work takes on this machine.
 
     Unavoidable are the softmax of both outputs' logits, one more pass over them, and the matrix
@@ -86,10 +153,10 @@ def step_limit(tell, setup, ours):
     """
     config, batch = setup.model, setup.train.batch_size
     key = jax.random.key(0)
-    logits = jax.random.normal(key, (batch * config.list_len, config.d_vocab))
+    logits = jax.random.normal(key, (n_runs * batch * config.list_len, config.d_vocab))
     n_sources = config.list_len * config.n_digits + config.list_len + 1
-    sources = jax.random.normal(key, (n_sources, config.d_model))
-    unembed = jax.random.normal(key, (config.d_model, config.d_vocab))
+    sources = jax.random.normal(key, (n_runs, n_sources, config.d_model))
+    unembed = jax.random.normal(key, (n_runs, config.d_model, config.d_vocab))
     times = 100  # inside one program, so that dispatch does not count
 
     @jax.jit
@@ -104,9 +171,9 @@ def step_limit(tell, setup, ours):
     def products(sources, unembed):
         def body(_, carry):
             sources, unembed = carry
-            table = jnp.dot(sources, unembed, precision="highest")
-            d_sources = jnp.dot(table, unembed.T, precision="highest")
-            d_unembed = jnp.dot(sources.T, table, precision="highest")
+            table = jnp.matmul(sources, unembed, precision="highest")
+            d_sources = jnp.matmul(table, unembed.mT, precision="highest")
+            d_unembed = jnp.matmul(sources.mT, table, precision="highest")
             return sources + 1e-9 * d_sources, unembed + 1e-9 * d_unembed
 
         return jax.lax.fori_loop(0, times, body, (sources, unembed))
@@ -120,11 +187,12 @@ def step_limit(tell, setup, ours):
         }
     )
     limit = (found["softmax"] + found["pass"] + found["products"]) / times
-    operations = 3 * 2 * n_sources * config.d_model * config.d_vocab
-    tell("softmax_rate", logits.size * times / np.median(found["softmax"]) / 1e9, "1e9 logits/s")
-    tell("matmul_rate", operations * times / np.median(found["products"]) / 1e9, "1e9 operations/s")
-    tell("train_step_limit", np.median(limit) * 1e6, "us")
-    tell("train_step_over_limit", np.median(found["ours"] / setup.train.eval_every / limit), "ratio")
+    operations = 3 * 2 * n_runs * n_sources * config.d_model * config.d_vocab
+    runs = f"_{n_runs}_runs" if n_runs > 1 else ""
+    tell(f"softmax_rate{runs}", logits.size * times / np.median(found["softmax"]) / 1e9, "1e9 logits/s")
+    tell(f"matmul_rate{runs}", operations * times / np.median(found["products"]) / 1e9, "1e9 operations/s")
+    tell(f"train_step_limit{runs}", np.median(limit) * 1e6, "us")
+    tell(f"train_step_over_limit{runs}", np.median(found["ours"] / setup.train.eval_every / limit), "ratio")
 
 
 def ablation_speed(tell):

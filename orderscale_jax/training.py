@@ -279,7 +279,9 @@ def _live_stretch(setup, run, train, validation, part, n_parts, axis):
             params, state, value = step(setup, transform, params, state, lists, axis, noise_key)
             return params, state, total + value
 
-        n_steps = jnp.minimum(config.eval_every, config.max_steps - run.step)
+        n_steps = config.eval_every
+        if config.max_steps % n_steps:  # a trip count of its own for every run costs copies under vmap
+            n_steps = jnp.minimum(n_steps, config.max_steps - run.step)
         carry = run.params, run.optimizer, jnp.zeros(())
         params, state, total = jax.lax.fori_loop(0, n_steps, body, carry)
         scores = evaluate(setup, params, validation)
