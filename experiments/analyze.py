@@ -30,9 +30,8 @@ def main(argv):
     history = read_history(Path(CHECKPOINT.value))
     with launch.output_directory(OUTPUT.value) as output:
         results = write_report(output, model, config, name=name, examples=EXAMPLES.value, history=history)
-    print(
-        f"accuracy {results['val']['accuracy']:.4f} on {results['n_val_used']:,} lists: {output / 'report.html'}"
-    )
+    accuracy, n_lists = results["val"]["accuracy"], results["n_val_used"]
+    print(f"accuracy {accuracy:.4f} on {n_lists:,} lists: {output / 'report.html'}")
 
 
 def _load(checkpoint: str):

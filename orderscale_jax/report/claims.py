@@ -11,9 +11,9 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orderscale_jax.graph import Graph
+from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.report import published as published_numbers
-from orderscale_jax.report.words import count, enumerate_words, number, percent, points
+from orderscale_jax.report.words import count, edge_label, enumerate_words, number, percent, points
 
 HOLDS, PARTLY, FAILS, UNKNOWN = "holds", "holds only partly", "does not hold", "not measured"
 MODELS = {"two_layer": "two layers", "three_layer": "three layers"}
@@ -144,7 +144,7 @@ def _figure_1(model: str):
         graph = Graph(results["list_len"], results["config"]["n_layers"])
         edges = {(e["layer"], e["query"], e["key"]): e["delta"] for e in results["ablation"]["zero"]["edges"]}
         off = [edge for edge, label in labels.items() if abs(edges[edge] - label) > LABEL_TOLERANCE]
-        differing = [f"{graph.label(graph.check([edge])[0])} {points(edges[edge])}" for edge in off]
+        differing = [f"{edge_label(graph, Edge(*edge))} {points(edges[edge])}" for edge in off]
         text = f"{len(labels) - len(off)} of {len(labels)} labels within {100 * LABEL_TOLERANCE:.0f} points"
         text += f"; not {enumerate_words(differing)}" if off else ""
         return text, _verdict(not off, len(off) < len(labels))
@@ -155,7 +155,7 @@ def _figure_1(model: str):
 def _figure_1_text(model: str) -> str:
     graph = Graph(2, {"two_layer": 2, "three_layer": 3}[model])
     labels = published_numbers.PAPER_FIGURE_1[model]
-    return ", ".join(f"{graph.label(graph.check([e])[0])} {points(label)}" for e, label in labels.items())
+    return ", ".join(f"{edge_label(graph, Edge(*e))} {points(label)}" for e, label in labels.items())
 
 
 def _few_edges(results):

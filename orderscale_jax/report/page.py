@@ -170,7 +170,7 @@ def _edges(results: Results) -> list[dict[str, Any]]:
     for i, edge in enumerate(graph.edges):
         if not graph.is_live(edge):
             continue
-        row = {"label": graph.label(edge), "critical": []}
+        row = {"label": words.edge_label(graph, edge), "critical": []}
         for source, name in ((results, "ours"), (theirs, "published")):
             if source is None:
                 continue

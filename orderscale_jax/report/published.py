@@ -5,7 +5,8 @@ Three sources, which do not always agree:
 - The paper: its text and the labels of its Figure 1 (which were typed in by hand).
 - The two published checkpoints, evaluated by the code published with them (version 0.2.0, PyTorch on
   CPU) on the validation split: `published_checkpoints.json`, in the form of `results`. What that code
-  does not compute (`parameters`, `wrong_lists`, `position_span`) is this library's on the same weights.
+  does not compute (`parameters`, `wrong_lists`, `position_span`) is this library's on the same weights,
+  and what follows from it (alpha_2 = 1 - alpha_1, beta_o1 = 1 - beta_s) is filled in.
 - The authors' grids of runs, lists drawn on the fly: `published_grids.csv`, a line per architecture.
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from orderscale_jax.figures.training import TRANSITION, Curve
 from orderscale_jax.graph import Edge, Graph
-from orderscale_jax.report.words import count, enumerate_words, number, percent, points
+from orderscale_jax.report.words import count, edge_label, enumerate_words, number, percent, points
 
 Results = Mapping[str, Any]
 SMALL = 0.01  # of accuracy; a smaller change is called none
@@ -82,7 +82,7 @@ def information_flow(results: Results) -> list[str]:
     if critical:
         changes = {_edge(entry): entry["delta"] for entry in ablation["edges"]}
         dearest = min(critical, key=changes.get)
-        first += f" The dearest is {graph.label(dearest)}, at {points(changes[dearest])} points."
+        first += f" The costliest is {edge_label(graph, dearest)}, at {points(changes[dearest])} points."
     rest, intact = ablation["accuracy_without_non_critical"], results["val"]["accuracy"]
     second = (
         f"With every other edge cut at once accuracy is {percent(rest)}, intact it is {percent(intact)}: "
@@ -105,14 +105,14 @@ def ablation(results: Results, mode: str) -> list[str]:
     }[mode]
     changed = sorted((e for e in entries if e["delta"] < -SMALL), key=lambda e: e["delta"])
     if changed:
-        worst = [f"{graph.label(_edge(e))} ({points(e['delta'])})" for e in changed[:3]]
+        worst = [f"{edge_label(graph, _edge(e))} ({points(e['delta'])})" for e in changed[:3]]
         first = f"When an edge is cut and {how}, accuracy falls most for {enumerate_words(worst)}, in points."
     else:
         first = f"When an edge is cut and {how}, no edge costs a whole point of accuracy."
     gains = [e for e in entries if e["delta"] > SMALL]
     if gains:
         best = max(gains, key=lambda e: e["delta"])
-        first += f" Cutting {graph.label(_edge(best))} even raises it, by {points(best['delta'])}."
+        first += f" Cutting {edge_label(graph, _edge(best))} even raises it, by {points(best['delta'])}."
     here, there = (_critical(results, m) for m in (mode, other))
     if here == there:
         return [first, f"The critical edges are the same in the other mode ({other})."]
@@ -141,7 +141,8 @@ def attention(results: Results) -> list[str]:
     first += "."
     spread = results.get("sep_attention")
     if spread:
-        first += f" From list to list SEP's share for d1 varies with a standard deviation of {spread['alpha_d1_std']:.3f}."
+        deviation = spread["alpha_d1_std"]
+        first += f" From list to list SEP's share for d1 varies with a standard deviation of {deviation:.3f}."
     lost = results["val"]["accuracy"] - results["mean_pattern_accuracy"]
     second = (
         f"With every pattern replaced by its mean, accuracy is {percent(results['mean_pattern_accuracy'])}"
@@ -167,13 +168,20 @@ def sep_attention(results: Results) -> list[str]:
             f"No list is {what}, so right and wrong lists cannot be compared.",
             f"On average {which} lie {gap:.3f} apart{averaged}.",
         ]
-    first = f"{which} lie {right:.3f} apart on average in lists that come out right and {wrong:.3f} in those that do not{averaged}."
+    first = (
+        f"{which} lie {right:.3f} apart on average in lists that come out right and {wrong:.3f} in those "
+        f"that do not{averaged}."
+    )
     if wrong <= right / 2:
-        second = "Wrong lists gather where SEP attends to the digits alike, as they must if order is a matter of scale."
+        second = (
+            "Wrong lists gather where SEP attends to the digits alike, as if order were a matter of scale."
+        )
     elif wrong < right:
         second = "Wrong lists lie somewhat closer to equal attention, but do not gather there."
     else:
-        second = "Wrong lists do not lie closer to equal attention than right ones: this is not where the model fails."
+        second = (
+            "Wrong lists lie no closer to equal attention than right ones: the model does not fail there."
+        )
     return [first, second]
 
 
@@ -187,16 +195,17 @@ def difference(results: Results) -> list[str]:
         ]
     name, value = max(found["terms"].items(), key=lambda term: abs(term[1]))
     first = (
-        f"In o1 the logit of d2 lies {number(abs(base))} {'below' if base < 0 else 'above'} that of d1; six terms "
-        f"bring it to {number(abs(final))} {'below' if final < 0 else 'above'} in o2, the largest being "
-        f"{TERMS[name]} with {number(value)}."
+        f"In o1 the logit of d2 lies {number(abs(base))} {'below' if base < 0 else 'above'} that of d1; six "
+        f"terms bring it to {number(abs(final))} {'below' if final < 0 else 'above'} in o2, the largest "
+        f"being {TERMS[name]} with {number(value)}."
     )
     unchanged = found["o2_accuracy_alpha_unchanged"]
     second = (
         f"With α₁ = 1, α₂ = 0 put into the difference alone o2 is right in "
         f"{percent(found['o2_accuracy_alpha1_1_alpha2_0'])} of the lists, with α₁ = 0, α₂ = 1 in "
-        f"{percent(found['o2_accuracy_alpha1_0_alpha2_1'])}, and in {percent(unchanged)} as it is. Exchanging α₁ "
-        f"and α₂ in the running model reverses both outputs in {percent(swap['both_reversed'])} of the lists."
+        f"{percent(found['o2_accuracy_alpha1_0_alpha2_1'])}, and in {percent(unchanged)} as it is. "
+        f"Exchanging α₁ and α₂ in the running model reverses both outputs in "
+        f"{percent(swap['both_reversed'])} of the lists."
     )
     return [first, second]
 
@@ -206,14 +215,17 @@ def wrong_lists(results: Results) -> list[str]:
     if not found["lists"]:
         return [f"None of {count(used, 'list')} is wrong.", "So there is nothing to see in the plane."]
     each = [f"o{i + 1} in {amount:,}" for i, amount in enumerate(found["by_output"])]
-    first = f"{found['lists']:,} of {count(used, 'list')} {'is' if found['lists'] == 1 else 'are'} wrong: {enumerate_words(each)}."
+    are = "is" if found["lists"] == 1 else "are"
+    first = f"{found['lists']:,} of {count(used, 'list')} {are} wrong: {enumerate_words(each)}."
     p = found["structure_p_value"]
     if p is None:
         second = "There are too few wrong or too few right lists to say whether they lie in special places."
     elif p > 0.01:
-        second = f"They show no structure: a chi-squared test on 4 x 4 cells gives p = {p:.2g}."
+        second = f"A chi-squared test on 4 x 4 cells of the plane finds no structure (p = {p:.2g})."
     else:
-        second = f"They do not lie at random: a chi-squared test on 4 x 4 cells gives p = {p:.1g}."
+        second = (
+            f"They do not lie at random: a chi-squared test on 4 x 4 cells of the plane gives p = {p:.1g}."
+        )
     return [first, second]
 
 
@@ -223,8 +235,8 @@ def training(history: Sequence[Curve]) -> list[str]:
     reached = max(best.accuracy)
     step = best.steps[list(best.accuracy).index(reached)]
     first = (
-        f"{count(len(history), 'attempt')} at training {'is' if len(history) == 1 else 'are'} on record; the best "
-        f"accuracy, {percent(reached)}, was met after {count(int(step), 'step')}."
+        f"{count(len(history), 'attempt')} at training {'is' if len(history) == 1 else 'are'} on record; the "
+        f"best accuracy, {percent(reached)}, was met after {count(int(step), 'step')}."
     )
     at = best.transition
     if at is None:
@@ -240,7 +252,10 @@ def separability(results: Results) -> list[str]:
     which = "o1 and o2" if n == 2 else "neighbouring outputs"
     if found["separable"]:
         margin = f", with a margin of {found['margin']:.3f}" if found["margin"] is not None else ""
-        first = f"Projected on the position vectors, a plane separates the residuals of {which} in every list{margin}."
+        first = (
+            f"Projected on the position vectors, a plane separates the residuals of {which} in every "
+            f"list{margin}."
+        )
     else:
         first = (
             f"Projected on the position vectors, no plane separates the residuals of {which}; the best found "
@@ -248,7 +263,8 @@ def separability(results: Results) -> list[str]:
         )
     second = (
         f"Kept only as far as it lies in the span of the position vectors, the residual spells "
-        f"{percent(span['accuracy'])} of the digits right, against {percent(results['val']['accuracy'])} in full."
+        f"{percent(span['accuracy'])} of the digits right, against "
+        f"{percent(results['val']['accuracy'])} in full."
     )
     return [first, second]
 
@@ -269,4 +285,4 @@ def _critical(results: Results, mode: str) -> set[Edge]:
 
 
 def _labels(graph: Graph, edges) -> str:
-    return enumerate_words([graph.label(edge) for edge in sorted(edges)])
+    return enumerate_words([edge_label(graph, edge) for edge in sorted(edges)])

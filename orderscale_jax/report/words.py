@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orderscale_jax.figures.style import signed
+from orderscale_jax.graph import Edge, Graph
 
 NONE = "–"
 NO_BREAK = "\u00a0"  # space
@@ -18,9 +19,14 @@ def percent(fraction: float | None) -> str:
     return f"{text.rstrip('0').rstrip('.')}{NO_BREAK}%"
 
 
-def points(fraction: float | None) -> str:
+def points(fraction: float | None, digits: int = 1) -> str:
     """A difference of fractions in percentage points, `−41.5`."""
-    return NONE if fraction is None else signed(100 * fraction, 1)
+    return NONE if fraction is None else signed(100 * fraction, digits)
+
+
+def edge_label(graph: Graph, edge: Edge) -> str:
+    """`L0 SEP←d1`, which no line break tears apart."""
+    return graph.label(edge).replace("<-", "←").replace(" ", NO_BREAK)
 
 
 def number(value: float | None, digits: int = 2) -> str:
