@@ -5,6 +5,7 @@ from orderscale_jax.figures.circuit import attention_histograms, difference_bars
 from orderscale_jax.figures.flow import Flow, information_flow
 from orderscale_jax.figures.pairs import sep_attention_scores, wrong_lists
 from orderscale_jax.figures.style import save
+from orderscale_jax.figures.sweep import outcome_strips, success_heatmap, success_rates
 from orderscale_jax.figures.training import Curve, training_curves
 
 __all__ = [
@@ -14,8 +15,11 @@ __all__ = [
     "attention_histograms",
     "difference_bars",
     "information_flow",
+    "outcome_strips",
     "save",
     "sep_attention_scores",
+    "success_heatmap",
+    "success_rates",
     "training_curves",
     "wrong_lists",
 ]

@@ -1,0 +1,131 @@
+"""Trains a grid of configurations with many seeds each, into one CSV and its figures.
+
+    python -m experiments.sweep --config=configs/sweeps/batch_recipe_small.py --workdir=runs/recipe
+    python -m experiments.sweep --config=configs/sweeps/table4.py --workdir=runs/table4 --dry_run
+
+The same command given again goes on where it was killed. `--config.seeds=4` and
+`--config.base.train.max_steps=1000` change the sweep.
+"""
+
+import os
+
+import jax
+from absl import flags
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+from experiments import launch
+from orderscale_jax import figures, sweep
+from orderscale_jax.sweep_estimate import measure, memory_bytes
+from orderscale_jax.sweep_results import Summary, summarize, varying_fields
+
+CONFIG = launch.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory for results.csv and the figures.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the cells, and estimates of time and memory.")
+
+
+def main(argv):
+    del argv
+    launch.use_compilation_cache()
+    use_all_cores()
+    if DRY_RUN.value:
+        tell(CONFIG.value)
+        return
+    if WORKDIR.value is None:
+        raise ValueError("--workdir is required: the directory for results.csv and the figures")
+    with launch.output_directory(WORKDIR.value) as workdir:
+        jobs = sweep.plan(CONFIG.value)
+        n_jobs = len(range(jax.process_index(), len(jobs), jax.process_count()))
+        with tqdm(total=n_jobs, unit="run", disable=None, dynamic_ncols=True) as bar:
+            shown = Shown(bar, n_cells=jobs[-1].cell.index + 1)
+            rows = sweep.run(CONFIG.value, workdir, shown)
+        if jax.process_index() == 0:
+            for name, figure in pictures(rows).items():
+                figures.save(figure, workdir / name)
+            print(f"{len(rows)} runs: {workdir / sweep.RESULTS}")
+            for summary in summarize(rows):
+                print(sentence(summary))
+
+
+def use_all_cores():
+    """Makes every core a device, so that runs train side by side on a CPU."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+
+class Shown:
+    """Shows each finished run on a bar: its cell, and what the cell's runs have reached."""
+
+    def __init__(self, bar: tqdm, n_cells: int):
+        self.bar, self.n_cells, self.accuracies = bar, n_cells, {}
+
+    def __call__(self, job: sweep.Job, row):
+        reached = self.accuracies.setdefault(job.cell.index, [])
+        reached.append(row["accuracy"])
+        self.bar.set_description(f"cell {job.cell.index + 1}/{self.n_cells} ({job.cell})", refresh=False)
+        self.bar.set_postfix_str(" ".join(f"{accuracy:.2f}" for accuracy in reached[-8:]), refresh=False)
+        self.bar.update()
+
+
+def tell(config):
+    """Prints the cells and what they would take."""
+    jobs = sweep.plan(config)
+    cells = {job.cell.index: job.cell for job in jobs}
+    n_seeds = len(jobs) // len(cells)
+    speed = measure([cell.setup for cell in cells.values()])
+    largest = total = 0.0
+    for group in sweep.programs(jobs):
+        setup = group[0].cell.setup
+        seconds = speed.seconds(setup, len(group))
+        memory = memory_bytes(setup) * min(len(group), sweep.runs_at_once(setup))
+        largest, total = max(largest, memory), total + seconds
+        for cell in dict.fromkeys(job.cell.index for job in group):
+            print(f"cell {cell + 1:3d}: {cells[cell]}")
+        print(f"          {len(group)} runs, at most {duration(seconds)}, {memory / 1e6:,.0f} MB of arrays")
+    print(
+        f"{len(cells)} cells x {n_seeds} seeds = {len(jobs)} runs, at most {duration(total)} with "
+        f"{jax.local_device_count()} {jax.local_devices()[0].platform.upper()} device(s), "
+        f"{largest / 1e6:,.0f} MB of arrays at most at once"
+    )
+    print(
+        "time: arithmetic of each cell's step times the speed measured now on the smallest cell (good to a "
+        "factor of two or three; runs may stop early); memory: computed from the shapes"
+    )
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def sentence(summary: Summary) -> str:
+    """A cell's outcome in one line."""
+    low, high = summary.interval
+    name = ", ".join(f"{field} {value}" for field, value in summary.values.items()) or "all runs"
+    text = (
+        f"{name}: {summary.successes}/{summary.n_runs} at {summary.threshold:g} or above "
+        f"(95 % interval {low:.2f} to {high:.2f}), {summary.transitions} with a transition"
+    )
+    median = summary.transition_quantile(0.5)
+    return text + (f", half of all by step {median:,.0f}" if median == median else "")
+
+
+def pictures(rows) -> dict[str, Figure]:
+    """The figures of a sweep by the name of their file."""
+    summaries = summarize(rows)
+    drawn = {
+        "success_rates": figures.success_rates(summaries),
+        "accuracy_strips": figures.outcome_strips(summaries, "accuracy"),
+        "transition_strips": figures.outcome_strips(summaries, "transition"),
+    }
+    fields = varying_fields(rows)
+    if len(fields) > 1:
+        columns = max(reversed(fields), key=lambda name: len({row[name] for row in rows}))
+        for color in ("success", "median"):
+            drawn[f"heatmap_{color}"] = figures.success_heatmap(summaries, columns, color)
+    return drawn
+
+
+if __name__ == "__main__":
+    launch.run(main)

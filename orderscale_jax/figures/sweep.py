@@ -1,0 +1,220 @@
+"""Sweeps: how many runs of each cell succeeded, and where every single run ended.
+
+Every function takes the `Summary` objects of one sweep, which name their cells by the same fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from orderscale_jax.figures import style
+from orderscale_jax.figures.training import TRANSITION
+from orderscale_jax.sweep_results import Summary
+
+NAMES = {
+    "n_layers": "layers",
+    "n_heads": "heads",
+    "d_model": "width",
+    "list_len": "list length",
+    "n_digits": "digits",
+    "layer_norm": "LayerNorm",
+    "bias": "biases",
+    "learn_wv": "W_V",
+    "learn_wo": "W_O",
+    "batch_size": "batch",
+    "train_fraction": "train share",
+    "learning_rate": "rate",
+    "weight_decay": "decay",
+    "gradient_noise": "noise",
+    "max_steps": "steps",
+}
+WORDS = ("batches", "duplicates", "schedule", "frozen_heads")  # values that say themselves what they are
+COLORS = LinearSegmentedColormap.from_list("success", ["white", style.SKY, style.BLUE])
+DARK = 0.6  # share of the colour scale from which text is white
+ROW, JITTER = 0.2, 0.28  # inches; share of a row's half height
+
+
+@style.styled
+def success_heatmap(summaries: Sequence[Summary], columns: str, color: str = "success") -> Figure:
+    """A square per cell: its successes as `12/16`, coloured by success rate or by median accuracy.
+
+    Args:
+      summaries: of one sweep.
+      columns: the field that goes along the top; all others together make the rows.
+      color: `success` or `median`.
+
+    Raises:
+      ValueError: no such field, another colour, or two cells fall on the same square.
+    """
+    _check(summaries)
+    if color not in ("success", "median"):
+        raise ValueError(f"a heatmap is coloured by 'success' or 'median', got {color!r}")
+    if columns not in summaries[0].values:
+        raise ValueError(f"the cells have no field {columns!r}, only {', '.join(summaries[0].values)}")
+    across = _ordered(summary.values[columns] for summary in summaries)
+    places = {}
+    for summary in summaries:
+        rest = {name: value for name, value in summary.values.items() if name != columns}
+        place = tuple(rest.values()), summary.values[columns]
+        if place in places:
+            raise ValueError(f"two cells are {_words(rest)}, {_words({columns: place[1]})}")
+        places[place] = summary
+    down = list(dict.fromkeys(row for row, _ in places))
+    labels = {row: _words(dict(zip(rest, row, strict=True))) for row in down}
+    if len(rest) == 1:
+        down = _ordered(row[0] for row in down)
+        down, labels = [(value,) for value in down], {(value,): _value(value) for value in down}
+    margin = 0.35 + 0.055 * max(map(len, labels.values()))
+    figure = Figure(figsize=(margin + 0.42 * len(across) + 0.7, 0.95 + ROW * len(down)), layout="constrained")
+    axes = figure.subplots()
+    shades = np.full((len(down), len(across)), np.nan)
+    for (row, column), summary in places.items():
+        i, j = down.index(row), across.index(column)
+        shades[i, j] = summary.rate if color == "success" else np.median(summary.accuracies)
+        axes.text(
+            j,
+            i,
+            f"{summary.successes}/{summary.n_runs}",
+            ha="center",
+            va="center",
+            fontsize=style.SMALL - 1,
+            color="white" if shades[i, j] > DARK else style.INK,
+        )
+    image = axes.imshow(shades, cmap=COLORS, vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(across)), [_value(value) for value in across])
+    axes.set_yticks(range(len(down)), [labels[row] for row in down])
+    axes.set_xlabel(NAMES.get(columns, columns))
+    if len(rest) == 1:
+        (only,) = rest
+        axes.set_ylabel(NAMES.get(only, only))
+    axes.tick_params(length=0)
+    axes.set_facecolor("#F2F2F2")  # squares outside the grid
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=25, shrink=0.9)
+    bar.set_label("success rate" if color == "success" else "median accuracy")
+    bar.outline.set_visible(False)
+    figure.suptitle(f"Runs at accuracy {summaries[0].threshold:g} or above", x=0.01, ha="left")
+    return figure
+
+
+@style.styled
+def success_rates(summaries: Sequence[Summary]) -> Figure:
+    """A line per cell: success rate (dot) with Wilson's 95 % interval, and the counts.
+
+    Raises:
+      ValueError: there is no cell.
+    """
+    _check(summaries)
+    figure, axes = _rows(summaries)
+    for i, summary in enumerate(summaries):
+        low, high = summary.interval
+        axes.plot([low, high], [i, i], color=style.BLUE, lw=1.4, solid_capstyle="butt", gid="interval")
+        axes.plot(summary.rate, i, marker="o", ms=4, color=style.BLUE, ls="", gid="rate")
+        axes.text(1.03, i, f"{summary.successes}/{summary.n_runs}", va="center", fontsize=style.SMALL - 0.5)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel(f"share of runs at {summaries[0].threshold:g} or above, 95 % interval")
+    return figure
+
+
+@style.styled
+def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> Figure:
+    """A dot per run: its accuracy, or the step of its transition, one line per cell.
+
+    Runs without a transition stand at the last step they trained, as open circles.
+
+    Raises:
+      ValueError: there is no cell, or another outcome than `accuracy` or `transition`.
+    """
+    _check(summaries)
+    if outcome not in ("accuracy", "transition"):
+        raise ValueError(f"a strip shows 'accuracy' or 'transition', got {outcome!r}")
+    figure, axes = _rows(summaries)
+    for i, summary in enumerate(summaries):
+        offsets = i + JITTER * _spread(summary.n_runs)
+        look = {"ls": "", "marker": "o", "ms": 3, "alpha": 0.75, "mew": 0.7}
+        if outcome == "accuracy":
+            axes.plot(summary.accuracies, offsets, color=style.BLUE, mec="none", gid="runs", **look)
+            continue
+        broke = np.isfinite(summary.transition_steps)
+        axes.plot(
+            summary.transition_steps[broke], offsets[broke], color=style.BLUE, mec="none", gid="runs", **look
+        )
+        axes.plot(
+            summary.steps[~broke], offsets[~broke], mfc="white", mec=style.VERMILLION, gid="never", **look
+        )
+        axes.text(
+            1.02,
+            i,
+            f"{summary.transitions}/{summary.n_runs}",
+            va="center",
+            fontsize=style.SMALL - 0.5,
+            transform=axes.get_yaxis_transform(),
+        )
+    if outcome == "accuracy":
+        axes.set_xlim(-0.02, 1.02)
+        axes.axvline(summaries[0].threshold, color=style.GREY, lw=0.6, ls=(0, (1, 2)), zorder=0)
+        axes.set_xlabel(f"accuracy of every run (dotted: {summaries[0].threshold:g})")
+    else:
+        axes.set_xlim(left=0, right=1.04 * max(summary.steps.max() for summary in summaries))
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+        axes.set_xlabel(f"first step above {TRANSITION:g} (open: none until then)")
+    return figure
+
+
+def _rows(summaries: Sequence[Summary]):
+    """An empty figure with a labelled line per cell, the first on top."""
+    labels = [_words(summary.values) or "all runs" for summary in summaries]
+    width = max(style.COLUMN, 2.6 + 0.055 * max(map(len, labels)))
+    figure = Figure(figsize=(width, 0.6 + ROW * len(summaries)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks(range(len(summaries)), labels)
+    axes.set_ylim(len(summaries) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    for i in range(len(summaries)):
+        axes.axhline(i, color=style.PALE, lw=0.4, zorder=0)
+    return figure, axes
+
+
+def _check(summaries: Sequence[Summary]):
+    if not summaries:
+        raise ValueError("a figure of a sweep needs at least one cell")
+
+
+def _spread(n: int) -> np.ndarray:
+    """Offsets in -1 … 1 that keep neighbours apart: the golden ratio's sequence."""
+    return 2 * ((np.arange(n) * 0.6180339887498949 + 0.5) % 1.0) - 1 if n > 1 else np.zeros(n)
+
+
+def _ordered(values) -> list[Any]:
+    """Distinct values by size, words in order of appearance."""
+    values = list(dict.fromkeys(values))
+    return values if any(isinstance(value, str) for value in values) else sorted(values)
+
+
+def _words(values: dict[str, Any]) -> str:
+    """The fields of a cell as a label: `sampled, batch 2,048, no LayerNorm`."""
+    parts = []
+    for field, value in values.items():
+        name = NAMES.get(field, field)
+        if isinstance(value, bool):
+            parts.append(name if value else f"no {name}")
+        elif field in WORDS:
+            parts.append(value)
+        else:
+            parts.append(f"{name} {_value(value)}")
+    return ", ".join(parts)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
