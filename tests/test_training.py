@@ -10,7 +10,7 @@ import pytest
 from conftest import VARIANTS
 from flax import nnx
 
-from orderscale_jax import metrics, scales, training
+from orderscale_jax import metrics, training
 from orderscale_jax.checkpoint import named_arrays
 from orderscale_jax.config import TrainConfig
 from orderscale_jax.model import ModelConfig
@@ -70,12 +70,17 @@ def test_steps_are_adamw(options):
         rates *= [0, 0.5, 1, 0.5 * (1 + np.cos(np.pi / 4))]
     params = init(MODEL)
     transform = training.optimizer(config, config.learning_rate, config.weight_decay)
-    state, ours, gradients = transform.init(params), params, []
+
+    @jax.jit
+    def update(gradient, state, params):
+        updates, state = transform.update(gradient, state, params)
+        return jax.tree.map(jnp.add, params, updates), state
+
+    state, ours, gradients = jax.jit(transform.init)(params), params, []
     for _ in rates:
         gradient = _gradient(ours, LISTS)
         gradients.append(arrays_of(gradient))
-        updates, state = transform.update(gradient, state, ours)
-        ours = jax.tree.map(jnp.add, ours, updates)
+        ours, state = update(gradient, state, ours)
     expected = adamw(arrays_of(params), gradients, config, rates)
     for name, array in arrays_of(ours).items():
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=2e-6, err_msg=name)
@@ -91,15 +96,7 @@ def test_the_schedule():
     np.testing.assert_allclose(training.schedule(at_once, jnp.array([0, 5, 10])), [1, 0.5, 0], atol=1e-6)
 
 
-def test_the_gradient_of_key_biases_is_zero():
-    gradient = jax.jit(jax.grad(functools.partial(training.loss, VARIANTS["everything"])))(
-        init(VARIANTS["everything"]), LISTS
-    )
-    zero = {name for name, array in arrays_of(gradient).items() if not array.any()}
-    assert {name.rsplit("/", 1)[-1] for name in zero} == {"b_K"}
-
-
-@pytest.mark.parametrize("name", ["plain", "block heads", "two heads", "everything"])
+@pytest.mark.parametrize("name", ["plain", "block heads", "everything"])
 def test_what_is_frozen_never_moves_and_the_rest_does(name):
     config = VARIANTS[name]
     setup = Setup(config, TASK, TrainConfig(learning_rate=0.01))
@@ -117,6 +114,7 @@ def test_what_is_frozen_never_moves_and_the_rest_does(name):
     learned = {"W_V": config.learn_wv, "W_O": config.learn_wo, "b_Q": config.bias, "W_in": config.mlp}
     assert {key for key in learned if key in moved} == {key for key, is_on in learned.items() if is_on}
     assert {"W_E", "W_pos", "W_Q", "W_K", "W_U"} <= moved
+    assert "b_K" not in moved  # its gradient is zero
     if name in ("plain", "block heads"):  # what is read arrives as it is
         _, trace = jax.jit(lambda: model(LISTS, trace=True))()
         n_heads, d_head = config.n_heads, config.d_head
@@ -126,19 +124,15 @@ def test_what_is_frozen_never_moves_and_the_rest_does(name):
             np.testing.assert_allclose(trace.residuals[layer + 1] - trace.residuals[layer], read, atol=1e-5)
 
 
-def test_loss_is_the_models():
-    params = init(MODEL)
-    assert scales.pays(MODEL)
-    expected = metrics.cross_entropy(training.bind(MODEL, params)(LISTS), LISTS)
-    np.testing.assert_allclose(training.loss(MODEL, params, LISTS), expected, rtol=1e-5)
+_logits = jax.jit(lambda params: training.bind(MODEL, params)(LISTS))
 
 
-@pytest.mark.parametrize("eval_batch_size", [4, 25, 1000])
+@pytest.mark.parametrize("eval_batch_size", [4, 1000])
 def test_validation_in_parts_counts_every_list_once(eval_batch_size):
     setup = Setup(MODEL, TASK, TrainConfig(eval_batch_size=eval_batch_size))
     params = init(MODEL)
     scores = jax.jit(training.evaluate, static_argnums=0)(setup, params, LISTS)
-    logits = np.asarray(jax.jit(training.bind(MODEL, params))(LISTS))
+    logits = np.asarray(_logits(params))
     correct = logits.argmax(-1) == np.asarray(LISTS)
     np.testing.assert_allclose(scores["val_position_accuracy"], correct.mean(0), atol=1e-6)
     np.testing.assert_allclose(scores["val_accuracy"], correct.mean(), atol=1e-6)

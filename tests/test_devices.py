@@ -1,0 +1,114 @@
+"""However runs are laid over devices, they go the same way."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from orderscale_jax import devices
+
+EVERY_PLACEMENT = """
+import dataclasses, sys
+import jax, numpy as np
+from orderscale_jax.checkpoint import _flatten
+from orderscale_jax.config import TrainConfig
+from orderscale_jax.devices import Advance, Placement, place, start_runs
+from orderscale_jax.model import ModelConfig
+from orderscale_jax.task import TaskConfig, make_split
+from orderscale_jax.training import Setup
+
+assert jax.local_device_count() == 8
+setup = Setup(
+    ModelConfig(d_model=8, n_digits=8),
+    TaskConfig(n_digits=8),
+    TrainConfig(batch_size=16, eval_every=7, learning_rate=0.01),
+)
+split = make_split(setup.task)
+found = {}
+
+def go(name, placement, seeds):
+    advance = Advance(setup, placement)
+    runs = advance.load(start_runs(setup, seeds))
+    for _ in range(2):
+        runs, reports = advance(runs, split.train, split.validation)
+    kept = {"params": advance.fetch(runs.params), "reports": reports}
+    found.update({f"{name}/{key}": x for key, x in _flatten(kept).items()})
+
+one, eight, shared = place(1, 7), place(8, 16), place(1, 16)
+assert (one.n_devices, eight.n_devices, shared.n_devices) == (1, 8, 8)
+assert (eight.split, shared.split) == ("runs", "batch")
+seeds = list(range(3, 11))
+go("one run on one device", one, seeds[:1])
+go("one run on eight devices", shared, seeds[:1])
+go("eight runs on one device", dataclasses.replace(eight, n_devices=1), seeds)
+go("eight runs on eight devices", eight, seeds)
+np.savez(sys.argv[1], **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """By placement: every weight and report after 14 steps of training."""
+    path = tmp_path_factory.mktemp("devices") / "found.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_PLACEMENT, path],
+        env={"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    placements = {}
+    with np.load(path) as file:
+        for name, array in file.items():
+            placement, key = name.split("/")
+            placements.setdefault(placement, {})[key] = array
+    return placements
+
+
+def test_eight_devices_train_one_run_as_one_does(found):
+    alone, shared = found["one run on one device"], found["one run on eight devices"]
+    assert alone.keys() == shared.keys() and any(key.startswith("params") for key in alone)
+    for key in alone:
+        np.testing.assert_allclose(shared[key], alone[key], rtol=1e-4, atol=2e-5, err_msg=key)
+
+
+def test_eight_devices_train_eight_runs_as_one_does(found):
+    one, eight = found["eight runs on one device"], found["eight runs on eight devices"]
+    for key in one:
+        np.testing.assert_allclose(eight[key], one[key], rtol=1e-5, atol=2e-6, err_msg=key)
+
+
+def test_a_run_goes_as_if_it_were_alone(found):
+    alone, together = found["one run on one device"], found["eight runs on one device"]
+    for key in alone:
+        np.testing.assert_allclose(together[key][:1], alone[key], rtol=1e-5, atol=2e-6, err_msg=key)
+    weights = next(x for key, x in together.items() if key.endswith("W_E"))
+    assert len(np.unique(weights[:, 0, 0])) == 8  # every seed its own way
+    assert (together["reports.seed"] == np.arange(3, 11)).all()
+
+
+@pytest.mark.parametrize(
+    ("n_runs", "batch_size", "n_devices", "split"),
+    [
+        (1, 2048, 8, "batch"),
+        (1, 12, 6, "batch"),
+        (1, 11, 1, "batch"),
+        (8, 11, 8, "runs"),
+        (256, 11, 8, "runs"),
+        (10, 16, 5, "runs"),
+        (11, 16, 8, "batch"),
+    ],
+)
+def test_where_runs_go(monkeypatch, n_runs, batch_size, n_devices, split):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
+    placement = devices.place(n_runs, batch_size)
+    assert (placement.n_runs, placement.n_devices, placement.split) == (n_runs, n_devices, split)
+    assert not placement.vectorize  # on a CPU runs take turns
+
+
+def test_a_placement_says_what_it_is():
+    placement = devices.Placement(1, 8, "batch", False, "cpu")
+    assert str(placement) == "1 run on 8 CPU devices, batch shared out"
+    assert str(devices.Placement(3, 1, "batch", True, "gpu")) == "3 runs on 1 GPU device"
