@@ -51,32 +51,29 @@ def _groups(n: int) -> list[tuple[str, list[tuple[str, Path, Any]]]]:
         ("trained parameters", ("parameters", "trainable"), _count),
     ]
     interventions = [("outputs right with mean patterns", ("mean_pattern_accuracy",), percent)]
-    for mode, how in (("renormalize", "rescaled"), ("zero", "not rescaled")):
+    moderation = []
+    last, sources = f"o{n}", "o1" if n == 2 else f"o1 … o{n - 1}"
+    for mode, how in (("renormalize", "row rescaled"), ("zero", "row as it was")):
         place = ("ablation", mode)
         interventions += [
-            (f"critical edges, row {how}", (*place, "critical"), _length),
-            (f"outputs right, all others cut, row {how}", (*place, "accuracy_without_non_critical"), percent),
+            (f"critical edges, {how}", (*place, "critical"), _length),
+            (f"outputs right, all others cut, {how}", (*place, "accuracy_without_non_critical"), percent),
         ]
-        place, last = ("moderation_edge_ablation", mode), f"o{n}"
-        sources = "o1" if n == 2 else f"o1 … o{n - 1}"
-        cut = f"{last}←{sources} cut, row {how}"
-        interventions += [
-            (f"{cut}: outputs right", (*place, "accuracy"), percent),
-            (f"{cut}: loss, nats", (*place, "loss"), _plain),
-            (f"{cut}: o1 wrong", (*place, "o1_wrong"), _count),
-            (f"{cut}: {last} wrong", (*place, f"{last}_wrong"), _count),
+        place = ("moderation_edge_ablation", mode)
+        entries = [
+            ("outputs right", (*place, "accuracy"), percent),
+            ("loss, nats", (*place, "loss"), _plain),
+            ("o1 wrong", (*place, "o1_wrong"), _count),
+            (f"{last} wrong", (*place, f"{last}_wrong"), _count),
             (
-                f"{cut}: of {last}'s errors, says what o1 says",
+                f"{last} wrong, says what o1 says",
                 (*place, f"{last}_equals_o1_pred_given_{last}_wrong"),
                 percent,
             ),
-            (
-                f"{cut}: of {last}'s errors, says d1",
-                (*place, f"{last}_equals_d1_given_{last}_wrong"),
-                percent,
-            ),
-            (f"{cut}: of {last}'s errors, o1 right", (*place, f"o1_correct_given_{last}_wrong"), percent),
+            (f"{last} wrong, says d1", (*place, f"{last}_equals_d1_given_{last}_wrong"), percent),
+            (f"{last} wrong, o1 right", (*place, f"o1_correct_given_{last}_wrong"), percent),
         ]
+        moderation.append((f"With {last}←{sources} cut in the last layer, {how}", entries))
     swap = [
         ("o1 says d2", ("alpha_swap_full_model", "o1_is_d2"), percent),
         ("o2 says d1", ("alpha_swap_full_model", "o2_is_d1"), percent),
@@ -113,13 +110,22 @@ def _groups(n: int) -> list[tuple[str, list[tuple[str, Path, Any]]]]:
         else ("outputs on the right side of the plane, worst pair", ("separability", "accuracy"), percent),
         ("margin of the plane", ("separability", "margin"), _plain),
         ("outputs right from the span of the positions", ("position_span", "accuracy"), percent),
-        ("closed form: largest difference in o1's logits", ("circuit", "max_abs_diff_o1"), _tiny),
-        ("closed form: largest difference in o2's logits", ("circuit", "max_abs_diff_o2"), _tiny),
+        (
+            "closed form: largest difference in o1's logits (ours in float64)",
+            ("circuit", "max_abs_diff_o1"),
+            _tiny,
+        ),
+        (
+            "closed form: largest difference in o2's logits (ours in float64)",
+            ("circuit", "max_abs_diff_o2"),
+            _tiny,
+        ),
         ("closed form: outputs right", ("circuit", "reconstructed_accuracy"), percent),
     ]
     return [
         ("How good it is", answers),
         ("With patterns replaced and edges cut", interventions),
+        *moderation,
         ("With α₁ and α₂ exchanged", swap),
         ("Attention", attention),
         ("Logit of d2 minus logit of d1", difference),

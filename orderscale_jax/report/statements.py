@@ -152,7 +152,7 @@ def attention(results: Results) -> list[str]:
             f", {100 * lost:.1f} points less: how attention differs from list to list carries information."
         )
     else:
-        second += ": the model does not depend on how attention differs from list to list."
+        second += ": accuracy does not depend on how attention differs from list to list."
     return [first, second]
 
 

@@ -1,0 +1,306 @@
+"""The report: keys, sentences and verdicts follow the numbers, and the page stands alone."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL, VARIANTS, random_model
+
+from orderscale_jax import report
+from orderscale_jax.analysis.ablation import EdgeAblation
+from orderscale_jax.checkpoint import save_checkpoint
+from orderscale_jax.config import default_config, model_config
+from orderscale_jax.figures import Curve
+from orderscale_jax.model import ModelConfig
+from orderscale_jax.report import published, statements
+from orderscale_jax.report.claims import FAILS, HOLDS, PARTLY, UNKNOWN
+from orderscale_jax.report.numbers import number_table
+from orderscale_jax.report.results import structure_p_value
+
+EVERYWHERE = {
+    "name",
+    "config",
+    "list_len",
+    "n_digits",
+    "n_train",
+    "n_val_total",
+    "n_val_used",
+    "variant",
+    "parameters",
+    "val",
+    "ablation",
+    "mean_pattern",
+    "mean_pattern_accuracy",
+    "logit_lens_first_val",
+    "wrong_lists",
+    "position_span",
+    "not_applicable",
+}
+OF_PAIRS = {"sep_attention", "separability"}
+OF_ORDER = {"alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook"}
+OF_EQUATIONS = {"circuit", "logit_difference", "alpha_swap"}
+KINDS = {
+    "plain": (VARIANTS["plain"], OF_PAIRS | OF_ORDER | OF_EQUATIONS),
+    "three layers": (ModelConfig(**SMALL, n_layers=3), OF_PAIRS | OF_ORDER),
+    "layer norm, heads": (
+        ModelConfig(d_model=8, n_digits=4, list_len=3, n_heads=2, layer_norm=True, bias=True),
+        OF_PAIRS | OF_ORDER,
+    ),
+    "one layer, one digit": (ModelConfig(**SMALL, n_layers=1, list_len=1), set()),
+}
+PNG = b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\rIHDR" + (748).to_bytes(4, "big") * 2
+
+
+def lists_of(config, most=40):
+    every = np.indices((config.n_digits,) * config.list_len, np.int32).reshape(config.list_len, -1).T
+    return np.random.RandomState(0).permutation(every)[:most]
+
+
+def cheap_ablation(model, lists, mode):
+    """Every live edge costs 2 points more than the one before; the real one takes seconds to compile."""
+    graph = model.config.graph
+    live = np.array([graph.is_live(edge) for edge in graph.edges])
+    accuracies = 0.9 - 0.02 * live.cumsum() * live
+    each = np.repeat(accuracies[:, None], graph.list_len, 1)
+    return EdgeAblation(mode, None, graph.edges, live, 0.9, accuracies, each, 0.01, 0.9)
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
+def kind(request):
+    """A small model, its study, its results and the keys that apply to some models only."""
+    config, applicable = request.param
+    model = random_model(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orderscale_jax.report.study.ablate_edges", cheap_ablation)
+        found = report.study(model, lists_of(config))
+    return model, found, report.tabulate(found, name="small", n_train=80, n_val_total=50), applicable
+
+
+@pytest.fixture
+def two_layer():
+    return copy.deepcopy(published.checkpoints()["two_layer"]) | {
+        "variant": {"mlp": False, "frozen_heads": "shared"}
+    }
+
+
+def test_keys_that_apply_are_there_and_the_others_have_a_reason(kind):
+    _, found, results, applicable = kind
+    assert set(results) == EVERYWHERE | applicable
+    assert set(results["not_applicable"]) == (OF_PAIRS | OF_ORDER | OF_EQUATIONS) - applicable
+    assert all(re.fullmatch(r"[A-Z].+\.", why) for why in results["not_applicable"].values())
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    seen = found.observation
+    assert results["n_val_used"] == len(seen.lists)
+    assert results["val"]["accuracy"] == pytest.approx(float(seen.correct.mean()))
+    for mode, ablation in found.ablations.items():
+        assert [e["delta"] for e in results["ablation"][mode]["edges"]] == ablation.deltas.tolist()
+
+
+def test_the_last_outputs_errors_have_the_published_names(kind):
+    _, found, results, applicable = kind
+    if "moderation_edge_ablation" not in applicable:
+        pytest.skip("nothing moderates this model's outputs")
+    n = results["list_len"]
+    for mode, joint in found.moderation.items():
+        table, last = results["moderation_edge_ablation"][mode], joint.errors[-1]
+        assert table[f"o{n}_wrong"] == last.n_wrong
+        assert table[f"o{n}_equals_d1_given_o{n}_wrong"] == last.equals_digit[0]
+        assert table[f"o{n}_equals_o1_pred_given_o{n}_wrong"] == last.equals_prediction[0]
+        assert table[f"o1_correct_given_o{n}_wrong"] == last.others_correct[0]
+        together = results["joint_ablation_notebook"][mode]
+        assert together["accuracy"] == table["accuracy"]  # dead edges change nothing
+        assert len(together["edges"]) > len(joint.edges)
+
+
+def test_the_page_is_complete_and_fetches_nothing(kind):
+    model, found, results, applicable = kind
+    images = dict.fromkeys(("information_flow", "ablation_zero", "attention_histograms"), PNG)
+    if found.sep:
+        images |= dict.fromkeys(("sep_attention", "wrong_lists"), PNG)
+    if found.difference:
+        images["difference_bars"] = PNG
+    text = report.page(model, results, found.parameters, images)
+    assert "default-src 'none'" in text
+    assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", text)
+    assert not re.search(r"url\(|@import", text)
+    assert text.count("<img") == len(images) == text.count("data:image/png;base64,")
+    assert ("orderscale-explorer" in text) == ("circuit" in applicable)
+    assert ("The explorer does not apply" in text) == ("circuit" not in applicable)
+    for why in results["not_applicable"].values():
+        assert why in text
+    for heading in ("Figures", "Explorer", "Numbers", "Edges", "The paper's claims", "The model"):
+        assert f"<h2>{heading}</h2>" in text.replace("&#39;", "'")
+    assert "None" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL).replace("None of", "")
+
+
+def test_only_figures_that_apply_are_drawn(kind):
+    _, found, _, applicable = kind
+    always = {"information_flow", "ablation_renormalize", "ablation_zero", "attention_histograms"}
+    of_pairs = {"sep_attention", "wrong_lists"} if "sep_attention" in applicable else set()
+    of_equations = {"difference_bars"} if "circuit" in applicable else set()
+    assert set(report.draw(found)) == always | of_pairs | of_equations
+
+
+def test_sentences_change_with_the_numbers(two_layer):
+    assert "91.45\u00a0%" in statements.headline(two_layer)
+    flow = statements.information_flow(two_layer)
+    assert "5 can reach an output at all, and 5 are critical" in flow[0]
+    assert "all that the model needs" in flow[1]
+    two_layer["ablation"]["renormalize"]["accuracy_without_non_critical"] = 0.5
+    assert "not so together" in statements.information_flow(two_layer)[1]
+    two_layer["ablation"]["renormalize"]["critical"] = []
+    assert "0 are critical" in statements.information_flow(two_layer)[0]
+
+    assert "same in the other mode" not in statements.ablation(two_layer, "zero")[1]
+    assert "carries information" in statements.attention(two_layer)[1]
+    two_layer["mean_pattern_accuracy"] = two_layer["val"]["accuracy"]
+    assert "does not depend" in statements.attention(two_layer)[1]
+
+    assert "gather where" in statements.sep_attention(two_layer)[1]
+    two_layer["sep_attention"]["score_gap_mean_incorrect"] = 0.6
+    assert "no closer" in statements.sep_attention(two_layer)[1]
+    two_layer["sep_attention"]["score_gap_mean_incorrect"] = None
+    assert "No list is wrong" in statements.sep_attention(two_layer)[0]
+
+    assert "finds no structure" in statements.wrong_lists(two_layer)[1]
+    two_layer["wrong_lists"]["structure_p_value"] = 1e-5
+    assert "not lie at random" in statements.wrong_lists(two_layer)[1]
+    two_layer["wrong_lists"]["lists"] = 0
+    assert "nothing to see" in statements.wrong_lists(two_layer)[1]
+
+    assert "11.62 below" in statements.difference(two_layer)[0]
+    two_layer["logit_difference"]["base_l_o1"] = 3.0
+    assert "3.00 above" in statements.difference(two_layer)[0]
+    assert "a plane separates" in statements.separability(two_layer | _separable(True))[0]
+    assert "no plane separates" in statements.separability(two_layer | _separable(False))[0]
+    assert "never passed" in statements.training([Curve("a", [1], [0.5])])[1]
+    assert "step 7" in statements.training([Curve("a", [5, 7], [0.5, 0.9])])[1]
+
+
+def _separable(is_so):
+    return {"separability": {"separable": is_so, "accuracy": 0.9, "margin": 1.0 if is_so else None}}
+
+
+def test_claims_of_the_published_checkpoints():
+    both = published.checkpoints()
+    made = report.claims(both["two_layer"], both["three_layer"], both)
+    assert all(claim.verdict == claim.published_verdict for claim in made)
+    verdicts = [claim.verdict for claim in made]
+    assert UNKNOWN not in verdicts
+    failing = [claim.statement for claim in made if claim.verdict == FAILS]
+    assert len(failing) == 3
+    assert "as printed" in failing[0] and "parameters" in failing[1] and "parameters" in failing[2]
+    partly = [claim.paper for claim in made if claim.verdict == PARTLY]
+    assert partly[0] == "92.2\u00a0%" and "reversed" in partly
+    assert len([claim for claim in made if claim.model == "three_layer"]) == 5
+
+
+def test_verdicts_follow_our_numbers(two_layer):
+    def verdict(part):
+        return next(c.verdict for c in report.claims(two_layer, None) if part in c.statement)
+
+    assert verdict("most of the task") == PARTLY
+    two_layer["val"]["accuracy"] = 0.925
+    assert verdict("most of the task") == HOLDS
+    two_layer["alpha_swap_full_model"]["both_reversed"] = 0.95
+    assert verdict("exchanged") == HOLDS
+    two_layer["circuit"]["max_abs_diff_o2"] = 1.0
+    assert verdict("equations") == FAILS
+    two_layer["sep_attention"]["score_gap_mean_incorrect"] = None
+    assert verdict("alike") == UNKNOWN
+    del two_layer["separability"]
+    assert verdict("separable") == UNKNOWN
+
+
+def test_claims_as_text_keep_to_the_width(two_layer):
+    text = report.claims_text(report.claims(two_layer, None), width=100)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "published" not in text.splitlines()[0] and "Three layers" not in text
+    with_published = report.claims(two_layer, None, published.checkpoints())
+    assert "published" in report.claims_text(with_published).splitlines()[0]
+    assert {claim.model for claim in with_published} == {"two_layer", "three_layer"}
+
+
+def test_published_numbers_stand_beside_the_same_architecture_only(two_layer):
+    assert published.kind(two_layer) == "two_layer"
+    assert published.grid(two_layer)["runs"] == 60
+    answers = dict(number_table(two_layer))["How good it is"]
+    assert (answers[0].ours, answers[0].checkpoint, answers[0].paper) == tuple(
+        f"{x}\u00a0%" for x in ("91.45", "91.45", "92.2")
+    )
+    two_layer["config"]["use_bias"] = True
+    assert published.kind(two_layer) is None
+    assert published.grid(two_layer)["runs_above_0_9"] == 4
+    assert dict(number_table(two_layer))["How good it is"][0].checkpoint == "–"
+    two_layer["config"]["d_model"] = 24
+    assert published.grid(two_layer) is None
+
+
+def test_structure_is_found_where_there_is_some():
+    config, lists = ModelConfig(n_digits=20), np.indices((20, 20)).reshape(2, -1).T
+    random = np.random.RandomState(0).rand(400) < 0.5
+    assert structure_p_value(lists, random, config) > 0.01
+    assert structure_p_value(lists, (lists[:, 0] < 8) ^ (random & (lists[:, 1] > 3)), config) < 1e-6
+    assert np.isnan(structure_p_value(lists, np.arange(400) < 3, config))
+
+
+def small_checkpoint(path):
+    config = default_config()
+    config.task.n_digits, config.model.d_model = 5, 8
+    save_checkpoint(path, random_model(model_config(config)), config)
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    from experiments import analyze
+
+    return analyze
+
+
+def test_the_launcher_writes_everything(launcher, tmp_path):
+    small_checkpoint(tmp_path / "run" / "checkpoint")
+    lines = [
+        {"seed": 3, "attempt": 0, "step": 10 * i, "val_accuracy": i / 4, "val_loss": 1.0} for i in range(4)
+    ]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    history = report.read_history(tmp_path / "run" / "checkpoint")
+    assert (history[0].label, list(history[0].steps)) == ("seed 3", [0, 10, 20, 30])
+    model, config, name = launcher._load(str(tmp_path / "run" / "checkpoint"))
+    assert name == "run"
+    results = report.write_report(tmp_path / "out", model, config, name=name, examples=4, history=history)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"results.json", "report.html", "figures"}
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
+    assert results["n_val_used"] == 4 and results["n_val_total"] == 5 and results["n_train"] == 20
+    names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert "training_curves" in names and len(names) == 8
+    with pytest.raises(ValueError, match="from 1 to 5, the validation lists"):
+        report.write_report(tmp_path / "no", model, config, name=name, examples=6)
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_launcher_says_what_it_cannot_load(launcher, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="import_torch"):
+        launcher._load(str(tmp_path / "model.pt"))
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        launcher._load(str(tmp_path / "empty"))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="not the log of a training run"):
+        report.read_history(tmp_path / "checkpoint")
+
+
+def test_a_missing_checkpoint_is_one_line_and_leaves_nothing(tmp_path):
+    command = [sys.executable, "-m", "experiments.analyze", "--checkpoint=nowhere"]
+    command += [f"--output={tmp_path / 'a' / 'b'}"]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no checkpoint at") and done.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
