@@ -11,6 +11,7 @@ directory; the first one merges them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -27,7 +28,6 @@ import numpy as np
 from orderscale_jax import training
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import TrainConfig
-from orderscale_jax.devices import start_runs
 from orderscale_jax.ensemble import Ensemble, make_setup
 from orderscale_jax.sweep_estimate import memory_bytes
 from orderscale_jax.sweep_results import ResultsFile, read_results, write_results
@@ -256,10 +256,6 @@ def train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], 
     """
     setup = shared_setup(jobs)
     _, split = make_setup(jobs[0].cell.config)
-    runs = jax.device_get(start_runs(setup, [job.seed for job in jobs]))
-    for name in PER_RUN:
-        values = np.array([getattr(job.cell.setup.train, name) for job in jobs], np.float32)
-        runs = dataclasses.replace(runs, **{name: values})
     n_devices, size = jax.local_device_count(), runs_at_once(setup)
     pending = list(range(len(jobs)))
 
@@ -271,12 +267,24 @@ def train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], 
         group = pending[:size]
         filled = np.resize(group, -(-len(group) // n_devices) * n_devices)
         try:
-            ensemble = Ensemble(setup, split, jax.tree.map(lambda x, i=filled: x[i], runs))
+            ensemble = Ensemble(setup, split, _start(setup, [jobs[i] for i in filled]))
             _finish(ensemble, [(i, jobs[i]) for i in group], ended)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or len(filled) == n_devices:
                 raise
             size = n_devices * max(1, len(filled) // (2 * n_devices))
+
+
+def _start(setup: Setup, jobs: Sequence[Job]) -> Run:
+    """The runs [R, …] of these jobs before their first step."""
+    trains = [job.cell.setup.train for job in jobs]
+    rates, decays = (np.array([getattr(train, name) for train in trains], np.float32) for name in PER_RUN)
+    return _started(setup, np.array([job.seed for job in jobs], np.uint32), rates, decays)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _started(setup: Setup, seeds, rates, decays) -> Run:
+    return jax.vmap(lambda *values: training.start(setup, values[0], 0, *values[1:]))(seeds, rates, decays)
 
 
 def _finish(ensemble: Ensemble, jobs: Sequence[tuple[int, Job]], ended: Callable[[int, dict], None]):

@@ -1,0 +1,45 @@
+"""What makes two layers break through? Recipes, batch sizes, training sets and LayerNorm, 16 seeds.
+
+    python -m experiments.sweep --config=configs/sweeps/batch_recipe.py --workdir=runs/batch_recipe
+
+2,432 runs of up to 50,000 steps: for a GPU, where it is a matter of hours; on 2 CPU cores weeks. See
+`batch_recipe_small.py` for a grid that they finish, and --dry_run for an estimate.
+
+The recipes: the full batch (`reshuffle` with the whole training set as its batch: no gradient noise),
+`replay`, `reshuffle` (without replacement), `resample` (with replacement from the training set) and
+`sampled` (from all lists, which no share of training lists changes). The full batch also runs with
+gradient noise: if noise is the cause, it must switch the effect.
+
+Expect: `reshuffle` at batch 2,048 breaks through with every seed, `sampled` with none.
+"""
+
+from orderscale_jax.config import default_config
+from orderscale_jax.sweep import sweep_config
+
+N_LISTS = 10_000
+SHARES = 0.5, 0.8, 0.95  # of the lists that train
+BATCH_SIZES = 128, 1024, 2048, 8000
+NOISE = 1.0, 3.0, 10.0  # noise-to-signal ratios, see TrainConfig.gradient_noise
+FIELDS = "train.batches", "train.batch_size", "task.train_fraction", "train.gradient_noise"
+
+
+def recipes():
+    """Values of FIELDS: every combination that exists and differs from the others."""
+    for share in SHARES:
+        full = round(share * N_LISTS)
+        for noise in (0.0, *NOISE):
+            yield "reshuffle", full, share, noise
+        for size in BATCH_SIZES:
+            if size < full:
+                for recipe in ("replay", "reshuffle", "resample"):
+                    yield recipe, size, share, 0.0
+        yield "resample", full, share, 0.0
+    for size in BATCH_SIZES:
+        yield "sampled", size, 0.8, 0.0
+
+
+def get_config():
+    base = default_config()
+    base.train.max_steps = 50_000
+    grid = {FIELDS: list(recipes()), "model.layer_norm": (False, True)}
+    return sweep_config(base, grid, seeds=16)

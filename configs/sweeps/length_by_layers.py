@@ -1,0 +1,23 @@
+"""How many layers a list of n digits needs: list lengths 1 to 8 by 1 to 10 layers, 3 seeds each.
+
+    python -m experiments.sweep --config=configs/sweeps/length_by_layers.py --workdir=runs/length
+
+Published settings: lists drawn on the fly, batch 1,024, 50,000 steps at most. The authors' 238 runs
+took 47 GPU-hours; on 2 CPU cores it takes weeks, so look with --dry_run first, take a GPU, or cut
+the grid in a copy of this file.
+
+Expect (published): the fewest layers with runs above 0.90 are 2, 3, 3, 4, 4, 5, 5 for lengths 1 to 7,
+and none of 10 suffices for length 8; beyond 7 layers some runs fail again.
+"""
+
+from orderscale_jax.config import default_config
+from orderscale_jax.sweep import sweep_config
+
+
+def get_config():
+    base = default_config()
+    base.train.batches = "sampled"
+    base.train.batch_size = 1024
+    base.train.max_steps = 50_000
+    base.train.eval_every = 500
+    return sweep_config(base, {"task.list_len": range(1, 9), "model.n_layers": range(1, 11)}, seeds=3)

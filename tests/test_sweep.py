@@ -1,0 +1,375 @@
+"""Sweeps: every run once, whatever happens; a run is what it would be alone; numbers and pictures hold."""
+
+import csv
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from orderscale_jax import figures, sweep, training
+from orderscale_jax.checkpoint import named_arrays, weight_digest
+from orderscale_jax.config import default_config
+from orderscale_jax.devices import start_runs
+from orderscale_jax.ensemble import Ensemble, make_setup
+from orderscale_jax.sweep import sweep_config
+from orderscale_jax.sweep_estimate import memory_bytes, work
+from orderscale_jax.sweep_results import (
+    COLUMNS,
+    Summary,
+    read_results,
+    summarize,
+    varying_fields,
+    wilson_interval,
+)
+
+ROOT = pathlib.Path(__file__).parents[1]
+RATES = {"train.learning_rate": (0.001, 0.01)}
+
+
+def tiny(grid=RATES, seeds=2, **base):
+    config = default_config()
+    config.task.n_digits, config.model.d_model = 4, 4
+    config.train.batch_size, config.train.max_steps, config.train.eval_every = 4, 20, 10
+    config.train.update(base)
+    return sweep_config(config, grid, seeds)
+
+
+def without_time(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A sweep that nothing disturbed: its rows and its file."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return sweep.run(tiny(), workdir), workdir / "results.csv"
+
+
+def test_a_row_per_run(whole):
+    rows, path = whole
+    assert [(row["learning_rate"], row["seed"]) for row in rows] == [
+        (r, s) for r in RATES["train.learning_rate"] for s in (0, 1)
+    ]
+    assert read_results(path) == rows
+    assert len({row["weights_sha256"] for row in rows}) == 4
+    assert all(row["steps"] == 20 and row["parameters"] == 4 * (6 + 5 + 6) + 2 * 2 * 16 for row in rows)
+    assert all(np.isclose(np.mean(row["position_accuracy"]), row["accuracy"]) for row in rows)
+    with open(path) as file:
+        assert tuple(next(csv.reader(file))) == COLUMNS
+
+
+def test_a_run_is_what_it_is_alone(whole):
+    config = tiny().base
+    config.train.learning_rate = 0.01
+    setup, split = make_setup(config)
+    alone = Ensemble(setup, split, start_runs(setup, [1]))
+    while not alone.done:
+        last = alone.advance()[0]
+    params = jax.tree.map(lambda x: x[0], alone.state().best_params)
+    digest = weight_digest(named_arrays(training.bind(setup.model, params)))
+    row = whole[0][3]
+    assert (row["seed"], row["accuracy"], row["weights_sha256"]) == (1, last["best_accuracy"], digest)
+
+
+@pytest.mark.parametrize(("n_rows", "torn"), [(0, "run,se"), (1, ""), (3, "0123456789abcdef,0,2,4")])
+def test_goes_on_after_a_kill(whole, tmp_path, n_rows, torn):
+    finished, trained = [], []
+
+    def killed(job, row):
+        finished.append(row["run"])
+        if len(finished) > n_rows - 1:
+            raise KeyboardInterrupt
+
+    if n_rows:
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(tiny(), tmp_path, killed)
+    with open(tmp_path / "results.csv", "a") as file:
+        file.write(torn)
+    rows = sweep.run(tiny(), tmp_path, lambda job, row: trained.append(row["run"]))
+    assert sorted(trained) == sorted({row["run"] for row in rows})
+    assert trained[:n_rows] == finished
+    assert without_time(rows) == without_time(whole[0])
+    assert read_results(tmp_path / "results.csv") == rows
+
+
+def test_finished_runs_are_not_trained_again(whole, tmp_path, monkeypatch):
+    text = whole[1].read_text()
+    (tmp_path / "results.csv").write_text(text[:-10])  # the last row is torn
+    asked = []
+    original = sweep.train_together
+
+    def spy(jobs, on_row):
+        asked.extend((job.cell.index, job.seed) for job in jobs)
+        original(jobs, on_row)
+
+    monkeypatch.setattr(sweep, "train_together", spy)
+    assert without_time(sweep.run(tiny(), tmp_path)) == without_time(whole[0])
+    assert asked == [(1, 1)]
+
+
+def test_more_seeds_add_to_a_sweep(whole, tmp_path):
+    (tmp_path / "results.csv").write_text(whole[1].read_text())
+    rows = sweep.run(tiny(seeds=3), tmp_path)
+    assert [row["seed"] for row in rows] == [0, 1, 2] * 2
+    assert [row for row in rows if row["seed"] < 2] == whole[0]
+
+
+def test_processes_share_a_sweep(whole, tmp_path, monkeypatch):
+    class StillWaiting(Exception):
+        pass
+
+    def wait(seconds):
+        raise StillWaiting
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(sweep.time, "sleep", wait)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(StillWaiting):
+        sweep.run(tiny(), tmp_path)
+    assert [row["seed"] for row in read_results(tmp_path / "results_p1.csv")] == [1, 1]
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    assert without_time(sweep.run(tiny(), tmp_path)) == without_time(whole[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+    with pytest.raises(ValueError, match="2 processes cannot share 1 runs"):
+        sweep.run(tiny({"train.learning_rate": (0.01,)}, seeds=1), tmp_path)
+
+
+def test_a_part_that_does_not_fit_is_halved(whole, monkeypatch):
+    sizes, rows = [], []
+
+    class Small(sweep.Ensemble):
+        def __init__(self, setup, split, runs):
+            sizes.append(len(runs.seed))
+            if len(runs.seed) > 1:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            super().__init__(setup, split, runs)
+
+    monkeypatch.setattr(sweep, "Ensemble", Small)
+    monkeypatch.setattr(sweep, "runs_at_once", lambda setup: 4)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    sweep.train_together(sweep.plan(tiny()), lambda job, row: rows.append(row))
+    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert without_time(rows) == without_time(whole[0])
+
+
+def test_programs_share_what_differs_in_values_only():
+    grid = {"model.n_layers": (1, 2), "train.learning_rate": (0.1, 0.2), "train.weight_decay": (0.0, 0.1)}
+    jobs = sweep.plan(tiny(grid, seeds=3))
+    assert [len(group) for group in sweep.programs(jobs)] == [12, 12]
+    assert sweep.shared_setup(jobs[:12]).model.n_layers == 1
+    with pytest.raises(ValueError, match="cannot run together") as error:
+        sweep.train_together(jobs, lambda job, row: None)
+    assert "\n" not in str(error.value)
+
+
+def test_tied_fields_make_other_grids_than_rectangles():
+    jobs = sweep.plan(tiny({("model.n_layers", "task.list_len"): ((2, 3), (3, 2))}, seeds=1))
+    assert [(job.cell.setup.model.n_layers, job.cell.setup.task.list_len) for job in jobs] == [(2, 3), (3, 2)]
+    assert all(job.cell.setup.train.max_retries == 1 for job in jobs)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (tiny({"model.layers": (1,)}), "field 'model.layers' is unknown"),
+        (tiny({"seed": (1,)}), "field 'seed' is unknown"),
+        (tiny({"model.n_layers": ("two",)}), "'two' does not fit model.n_layers"),
+        (tiny({"model.n_layers": (0,)}), "cell model.n_layers=0 cannot be trained"),
+        (tiny({"train.batch_size": (13,)}), "larger than the training set"),
+        (tiny({}), "the grid is empty"),
+        (tiny({"model.n_layers": ()}), "the grid is empty"),
+        (tiny({"model.n_layers": (2, 2)}), "same cell twice"),
+        (tiny(seeds=0), "at least one seed"),
+    ],
+)
+def test_a_wrong_sweep_is_refused(config, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        sweep.run(config, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [tiny({"train.learning_rate": (0.001,)}), tiny({"train.weight_decay": (0.0, 0.1)}), tiny(max_steps=30)],
+)
+def test_results_of_another_sweep_stay(whole, tmp_path, other):
+    path = tmp_path / "results.csv"
+    path.write_text(whole[1].read_text())
+    with pytest.raises(ValueError, match="another sweep"):
+        sweep.run(other, tmp_path)
+    assert path.read_text() == whole[1].read_text()
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "run,seed,accuracy,transition_step\n1,2\n"])
+def test_a_table_that_is_not_results(tmp_path, text):
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(ValueError, match="not the results of a sweep"):
+        sweep.run(tiny(), tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_results(tmp_path / "nothing.csv")
+
+
+def test_columns_of_another_version(whole, tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("run,seed,accuracy,transition_step\n")
+    with pytest.raises(ValueError, match="other columns"):
+        sweep.run(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_interval_of_the_literature(successes, n, low, high):
+    """The last is Newcombe's (Statistics in Medicine 17, 1998, table I)."""
+    np.testing.assert_allclose(wilson_interval(successes, n), (low, high), atol=5e-5)
+
+
+def test_wilson_interval_needs_runs():
+    with pytest.raises(ValueError, match="a run"):
+        wilson_interval(0, 0)
+
+
+def test_quantiles_count_runs_without_a_transition():
+    summary = Summary({}, np.full(4, 0.95), np.array([300.0, np.nan, 100.0, np.nan]), np.full(4, 1000))
+    assert summary.transition_quantile(0.25) == 100 and summary.transition_quantile(0.5) == 300
+    assert np.isnan(summary.transition_quantile(0.75))
+    assert (summary.transitions, summary.successes, summary.rate) == (2, 4, 1.0)
+
+
+def test_summaries_by_what_varies(whole):
+    rows, _ = whole
+    assert varying_fields(rows) == ("learning_rate",)
+    summaries = summarize(rows, threshold=0.0)
+    assert [s.values for s in summaries] == [{"learning_rate": 0.001}, {"learning_rate": 0.01}]
+    assert [s.accuracies.tolist() for s in summaries] == [
+        [row["accuracy"] for row in rows[:2]],
+        [row["accuracy"] for row in rows[2:]],
+    ]
+    assert summaries[0].successes == 2
+    assert summarize(rows, by=("n_layers",))[0].n_runs == 4
+    with pytest.raises(ValueError, match="no column 'layers'"):
+        summarize(rows, by=("layers",))
+    with pytest.raises(ValueError, match="no results"):
+        summarize([])
+
+
+def many_summaries():
+    generator, found = np.random.default_rng(0), []
+    for recipe in ("reshuffle", "sampled"):
+        for size in (128, 2048):
+            accuracies = generator.random(16)
+            steps = np.where(accuracies > 0.75, 1000 * generator.random(16), np.nan)
+            values = {"batches": recipe, "batch_size": size, "layer_norm": False}
+            found.append(Summary(values, accuracies, steps, np.full(16, 1000)))
+    return found
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+@pytest.mark.parametrize("color", ["success", "median"])
+def test_heatmap_prints_every_count_and_colours_it(color):
+    found = many_summaries()
+    figure = figures.success_heatmap(found, "batch_size", color)
+    assert texts(figure) == [f"{s.successes}/16" for s in found]
+    expected = [s.rate if color == "success" else np.median(s.accuracies) for s in found]
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array().ravel(), expected)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["128", "2,048"]
+
+
+def test_heatmap_refuses_cells_on_one_square():
+    found = many_summaries()
+    with pytest.raises(ValueError, match="two cells are"):
+        figures.success_heatmap([*found, found[0]], "batch_size")
+    with pytest.raises(ValueError, match="no field 'rows'"):
+        figures.success_heatmap(found, "rows")
+    with pytest.raises(ValueError, match="coloured by"):
+        figures.success_heatmap(found, "batch_size", "red")
+    with pytest.raises(ValueError, match="at least one cell"):
+        figures.success_rates([])
+
+
+def test_rates_show_their_intervals():
+    found = many_summaries()
+    figure = figures.success_rates(found)
+    lines = [line for line in figure.axes[0].lines if line.get_gid() == "interval"]
+    np.testing.assert_allclose([line.get_xdata() for line in lines], [s.interval for s in found])
+
+
+@pytest.mark.parametrize("outcome", ["accuracy", "transition"])
+def test_strips_show_every_run(outcome):
+    found = many_summaries()
+    figure = figures.outcome_strips(found, outcome)
+    dots = {
+        gid: [line for line in figure.axes[0].lines if line.get_gid() == gid] for gid in ("runs", "never")
+    }
+    assert sum(len(line.get_xdata()) for lines in dots.values() for line in lines) == 4 * 16
+    for i, (summary, line) in enumerate(zip(found, dots["runs"], strict=True)):
+        values = summary.accuracies
+        if outcome == "transition":
+            values = summary.transition_steps[np.isfinite(summary.transition_steps)]
+        np.testing.assert_allclose(line.get_xdata(), values)
+        assert np.all(np.abs(line.get_ydata() - i) < 0.3)
+    with pytest.raises(ValueError, match="a strip shows"):
+        figures.outcome_strips(found, "loss")
+
+
+@pytest.mark.parametrize(
+    ("name", "n_cells", "seeds"),
+    [("table4", 19, 30), ("length_by_layers", 80, 3), ("batch_recipe", 98, 16), ("batch_recipe_small", 7, 6)],
+)
+def test_shipped_sweeps_can_be_trained(name, n_cells, seeds, monkeypatch):
+    place = ROOT / "configs" / "sweeps" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    if name == "length_by_layers":  # a million lists take their time
+        config.base.task.n_digits, config.base.train.batch_size = 8, 32
+    jobs = sweep.plan(config)
+    assert (jobs[-1].cell.index + 1, len(jobs)) == (n_cells, n_cells * seeds)
+    assert f"configs/sweeps/{name}.py" in module.__doc__
+
+
+def test_estimates_grow_with_what_costs():
+    small, large = (job.cell.setup for job in sweep.plan(tiny({"model.n_layers": (1, 3)}, seeds=1)))
+    assert 0 < work(small) < work(large) and 0 < memory_bytes(small) < memory_bytes(large)
+    twice = sweep.plan(tiny({"train.batch_size": (8,)}, seeds=1))[0].cell.setup
+    once = sweep.plan(tiny({"train.batch_size": (4,)}, seeds=1))[0].cell.setup
+    assert work(twice) == 2 * work(once)
+
+
+def test_gradient_noise_has_the_stated_scale():
+    gradient = {"a": jnp.full((300, 300), 0.5), "b": jnp.zeros(7)}
+    noisy = training.add_noise(gradient, 3.0, jax.random.key(0))
+    noise = np.asarray(noisy["a"] - gradient["a"])
+    assert abs(noise.std() / (3.0 * 0.5) - 1) < 0.02 and abs(noise.mean()) < 0.02
+    assert np.all(noisy["b"] == 0)
+
+
+def test_gradient_noise_is_another_run(whole, tmp_path):
+    rows = sweep.run(tiny({"train.gradient_noise": (0.0, 1.0)}, seeds=1), tmp_path)
+    assert rows[0]["weights_sha256"] == whole[0][0]["weights_sha256"] != rows[1]["weights_sha256"]
+
+
+def test_launcher_says_what_is_wrong_in_one_line(tmp_path):
+    config = tmp_path / "wrong.py"
+    config.write_text(
+        "from orderscale_jax.config import default_config\n"
+        "from orderscale_jax.sweep import sweep_config\n"
+        "get_config = lambda: sweep_config(default_config(), {'model.depth': (1,)}, seeds=1)\n"
+    )
+    command = [sys.executable, "-m", "experiments.sweep", f"--config={config}", f"--workdir={tmp_path}/out"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the grid's field 'model.depth' is unknown")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
