@@ -1,5 +1,7 @@
 """What the tests of several rooms need."""
 
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,12 @@ import pytest
 from flax import nnx
 
 from orderscale_jax.model import ListTransformer, ModelConfig
+
+# Programs that several tests build anew are compiled once; the folder goes with the session.
+_cache = tempfile.TemporaryDirectory(prefix="orderscale_tests_", ignore_cleanup_errors=True)
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 SMALL = {"d_model": 8, "n_digits": 5}
 VARIANTS = {
