@@ -4,7 +4,7 @@
     python -m experiments.sweep --config=configs/sweeps/table4.py --workdir=runs/table4 --dry_run
 
 The same command given again goes on where it was killed. `--config.seeds=4` and
-`--config.base.train.max_steps=1000` change the sweep.
+`--config.base.train.max_steps=1000` change the sweep. Several hosts share it as in experiments.train.
 """
 
 import os
@@ -15,19 +15,21 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from experiments import launch
-from orderscale_jax import figures, sweep
+from orderscale_jax import figures, hosts, sweep
 from orderscale_jax.sweep_estimate import measure, memory_bytes
 from orderscale_jax.sweep_results import Summary, summarize, varying_fields
 
 CONFIG = launch.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory for results.csv and the figures.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the cells, and estimates of time and memory.")
+launch.define_hosts()
 
 
 def main(argv):
     del argv
     launch.use_compilation_cache()
     use_all_cores()
+    launch.join_hosts()
     if DRY_RUN.value:
         tell(CONFIG.value)
         return
@@ -35,11 +37,11 @@ def main(argv):
         raise ValueError("--workdir is required: the directory for results.csv and the figures")
     with launch.output_directory(WORKDIR.value) as workdir:
         jobs = sweep.plan(CONFIG.value)
-        n_jobs = len(range(jax.process_index(), len(jobs), jax.process_count()))
+        n_jobs = len(range(hosts.index(), len(jobs), hosts.count()))
         with tqdm(total=n_jobs, unit="run", disable=None, dynamic_ncols=True) as bar:
             shown = Shown(bar, n_cells=jobs[-1].cell.index + 1)
             rows = sweep.run(CONFIG.value, workdir, shown)
-        if jax.process_index() == 0:
+        if hosts.index() == 0:
             for name, figure in pictures(rows).items():
                 figures.save(figure, workdir / name)
             print(f"{len(rows)} runs: {workdir / sweep.RESULTS}")

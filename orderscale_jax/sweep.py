@@ -4,8 +4,9 @@ A sweep is a ConfigDict made by `sweep_config`. Its cells are the points of the 
 with a seed. Runs whose programs are the same, because they differ only in seed, learning rate and
 weight decay, advance together as one `Ensemble`; a finished run is a row of `results.csv` at once.
 
-Where several processes take part, each trains its share and writes `results_pN.csv` in the same
-directory; the first one merges them.
+Where several processes take part, each trains its share and writes `results_pN.csv`; at the end the
+first one has all rows in `results.csv`. In a directory that all of them see, any number of processes
+goes on where another number was stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from orderscale_jax import training
+from orderscale_jax import hosts, training
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import TrainConfig
 from orderscale_jax.ensemble import Ensemble, make_setup
@@ -36,7 +37,6 @@ from orderscale_jax.training import Run, Setup
 RESULTS = "results.csv"
 PER_RUN = ("learning_rate", "weight_decay")  # values of a run, not of its program
 MEMORY_SHARE = 0.8  # of an accelerator's memory that runs may take
-POLL_SECONDS = 1.0  # between looks at what other processes have written
 
 
 def sweep_config(
@@ -181,14 +181,14 @@ def run(
 
     Args:
       config: of the sweep.
-      workdir: exists; with several processes one that all of them see.
+      workdir: exists; with several processes best one that all of them see.
       on_row: called with each finished run, and at the start with those that were already there.
 
     Raises:
       ValueError: the sweep is wrong, has fewer runs than processes, or `workdir` holds another one.
     """
     workdir, jobs = Path(workdir), plan(config)
-    process, n_processes = jax.process_index(), jax.process_count()
+    process, n_processes = hosts.index(), hosts.count()
     if n_processes > len(jobs):
         raise ValueError(
             f"{n_processes} processes cannot share {len(jobs)} runs: start at most as many as there are runs"
@@ -198,10 +198,12 @@ def run(
     for job in mine:
         if job.name in finished:
             on_row(job, finished[job.name])
-    file = ResultsFile(workdir / (RESULTS if n_processes == 1 else f"results_p{process}.csv"))
+    part = workdir / (RESULTS if n_processes == 1 else f"results_p{process}.csv")
+    file = ResultsFile(part)
 
     def finish(job: Job, row: dict[str, Any]):
         file.append(row)
+        finished[job.name] = row
         on_row(job, row)
 
     try:
@@ -209,15 +211,14 @@ def run(
             train_together(group, finish)
     finally:
         file.close()
-    while len(finished := _finished(workdir, jobs)) < len(jobs):
-        time.sleep(POLL_SECONDS)
+    for rows in hosts.gather(json.dumps([finished[job.name] for job in mine]).encode()):
+        finished |= {row["run"]: row for row in json.loads(rows)}
     rows = [finished[job.name] for job in jobs]
     if process == 0:
         write_results(workdir / RESULTS, rows)
-        for part in workdir.glob("results_p*.csv"):
-            part.unlink()
-    while len(_rows(workdir / RESULTS)) < len(jobs):  # all processes end together
-        time.sleep(POLL_SECONDS)
+    hosts.gather(b"")  # the parts are needed until then
+    for path in workdir.glob("results_p*.csv") if process == 0 else [part]:
+        path.unlink(missing_ok=True)
     return rows
 
 
@@ -226,7 +227,7 @@ def _finished(workdir: Path, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
     planned = {job.name for job in jobs}
     found = {}
     for path in (*sorted(workdir.glob("results_p*.csv")), workdir / RESULTS):
-        for row in _rows(path):
+        for row in read_results(path) if path.exists() else []:
             if row["run"] not in planned:
                 raise ValueError(
                     f"{path} holds runs of another sweep (one with accuracy {row['accuracy']}, seed "
@@ -234,13 +235,6 @@ def _finished(workdir: Path, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
                 )
             found[row["run"]] = row
     return found
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        return read_results(path)
-    except FileNotFoundError:  # not yet written, or merged by another process meanwhile
-        return []
 
 
 def train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], None]):

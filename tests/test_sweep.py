@@ -33,7 +33,7 @@ RATES = {"train.learning_rate": (0.001, 0.01)}
 
 def tiny(grid=RATES, seeds=2, **base):
     config = default_config()
-    config.task.n_digits, config.model.d_model = 4, 4
+    config.task.n_digits, config.model.d_model, config.model.n_layers = 4, 4, 1  # compiles soon
     config.train.batch_size, config.train.max_steps, config.train.eval_every = 4, 20, 10
     config.train.update(base)
     return sweep_config(config, grid, seeds)
@@ -57,7 +57,7 @@ def test_a_row_per_run(whole):
     ]
     assert read_results(path) == rows
     assert len({row["weights_sha256"] for row in rows}) == 4
-    assert all(row["steps"] == 20 and row["parameters"] == 4 * (6 + 5 + 6) + 2 * 2 * 16 for row in rows)
+    assert all(row["steps"] == 20 and row["parameters"] == 4 * (6 + 5 + 6) + 2 * 16 for row in rows)
     assert all(np.isclose(np.mean(row["position_accuracy"]), row["accuracy"]) for row in rows)
     with open(path) as file:
         assert tuple(next(csv.reader(file))) == COLUMNS
@@ -120,19 +120,24 @@ def test_more_seeds_add_to_a_sweep(whole, tmp_path):
 
 
 def test_processes_share_a_sweep(whole, tmp_path, monkeypatch):
-    class StillWaiting(Exception):
+    """The second process gets as far as the first exchange; then the first one is played."""
+    told = []
+
+    class Waiting(Exception):
         pass
 
-    def wait(seconds):
-        raise StillWaiting
+    def second(value):
+        told.append(value)
+        raise Waiting
 
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(sweep.time, "sleep", wait)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with pytest.raises(StillWaiting):
+    monkeypatch.setattr(sweep.hosts, "count", lambda: 2)
+    monkeypatch.setattr(sweep.hosts, "index", lambda: 1)
+    monkeypatch.setattr(sweep.hosts, "gather", second)
+    with pytest.raises(Waiting):
         sweep.run(tiny(), tmp_path)
     assert [row["seed"] for row in read_results(tmp_path / "results_p1.csv")] == [1, 1]
-    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    monkeypatch.setattr(sweep.hosts, "index", lambda: 0)
+    monkeypatch.setattr(sweep.hosts, "gather", lambda value: [value, told[0]] if value else [value, b""])
     assert without_time(sweep.run(tiny(), tmp_path)) == without_time(whole[0])
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
     with pytest.raises(ValueError, match="2 processes cannot share 1 runs"):
@@ -141,19 +146,19 @@ def test_processes_share_a_sweep(whole, tmp_path, monkeypatch):
 
 def test_a_part_that_does_not_fit_is_halved(whole, monkeypatch):
     sizes, rows = [], []
+    start = sweep._start
 
-    class Small(sweep.Ensemble):
-        def __init__(self, setup, split, runs):
-            sizes.append(len(runs.seed))
-            if len(runs.seed) > 1:
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-            super().__init__(setup, split, runs)
+    def small(setup, jobs):
+        sizes.append(len(jobs))
+        if len(jobs) > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return start(setup, jobs)
 
-    monkeypatch.setattr(sweep, "Ensemble", Small)
-    monkeypatch.setattr(sweep, "runs_at_once", lambda setup: 4)
+    monkeypatch.setattr(sweep, "_start", small)
+    monkeypatch.setattr(sweep, "runs_at_once", lambda setup: 2)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     sweep.train_together(sweep.plan(tiny()), lambda job, row: rows.append(row))
-    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert sizes == [2, 1, 1, 1, 1]
     assert without_time(rows) == without_time(whole[0])
 
 
