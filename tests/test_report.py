@@ -156,7 +156,7 @@ def test_sentences_change_with_the_numbers(two_layer):
     two_layer["ablation"]["renormalize"]["accuracy_without_non_critical"] = 0.5
     assert "not so together" in statements.information_flow(two_layer)[1]
     two_layer["ablation"]["renormalize"]["critical"] = []
-    assert "0 are critical" in statements.information_flow(two_layer)[0]
+    assert "none is critical" in statements.information_flow(two_layer)[0]
 
     assert "same in the other mode" not in statements.ablation(two_layer, "zero")[1]
     assert "carries information" in statements.attention(two_layer)[1]
@@ -211,6 +211,8 @@ def test_verdicts_follow_our_numbers(two_layer):
     assert verdict("most of the task") == HOLDS
     two_layer["alpha_swap_full_model"]["both_reversed"] = 0.95
     assert verdict("exchanged") == HOLDS
+    two_layer["logit_difference"]["final"] = -0.5
+    assert verdict("turns o2") == PARTLY
     two_layer["circuit"]["max_abs_diff_o2"] = 1.0
     assert verdict("equations") == FAILS
     two_layer["sep_attention"]["score_gap_mean_incorrect"] = None

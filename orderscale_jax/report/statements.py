@@ -74,11 +74,13 @@ def information_flow(results: Results) -> list[str]:
     critical = [Edge(*edge) for edge in ablation["critical"]]
     tolerance = 100 * ablation["critical_tolerance"]
     live = len(graph.live_edges)
-    first = (
-        f"Of {count(len(graph.edges), 'edge')}, {live} can reach an output at all, and {len(critical)} "
-        f"{'is' if len(critical) == 1 else 'are'} critical: cutting one costs more than {tolerance:g} "
-        f"point{'' if tolerance == 1 else 's'} of accuracy."
-    )
+    within = f"{tolerance:g} point{'' if tolerance == 1 else 's'} of accuracy"
+    first = f"Of {count(len(graph.edges), 'edge')}, {live} can reach an output at all, and "
+    if critical:
+        are = "is" if len(critical) == 1 else "are"
+        first += f"{len(critical)} {are} critical: cutting one costs more than {within}."
+    else:
+        first += f"none is critical: cutting any one alone costs at most {within}."
     if critical:
         changes = {_edge(entry): entry["delta"] for entry in ablation["edges"]}
         dearest = min(critical, key=changes.get)
@@ -114,6 +116,8 @@ def ablation(results: Results, mode: str) -> list[str]:
         best = max(gains, key=lambda e: e["delta"])
         first += f" Cutting {edge_label(graph, _edge(best))} even raises it, by {points(best['delta'])}."
     here, there = (_critical(results, m) for m in (mode, other))
+    if not here | there:
+        return [first, "No edge is critical in either mode."]
     if here == there:
         return [first, f"The critical edges are the same in the other mode ({other})."]
     parts = []
