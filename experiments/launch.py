@@ -17,6 +17,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from orderscale_jax import hosts
+
 EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)  # what bad input and bad places raise
 SHORTEST_CACHED_COMPILATION = 0.2  # seconds; below it reading the cache hardly pays
 
@@ -32,11 +34,15 @@ def run(main: Callable[[list[str]], None]):
             if len(argv) > 1:
                 raise ValueError(f"unexpected argument {argv[1]!r}: options are written --name=value")
             main(argv)
+            hosts.leave()
         except EXPECTED_ERRORS as error:
             logging.debug("the error came from here", exc_info=True)
             _fail(_sentence(error))
         except KeyboardInterrupt:
             _fail("interrupted")
+        except Exception:
+            hosts.fail("an unexpected error, see its output")
+            raise
 
     app.run(guarded, flags_parser=_parse)
 
@@ -47,6 +53,32 @@ def define_config():
     holder = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
     flags.mark_flag_as_required("config")
     return holder
+
+
+def define_hosts():
+    """The flags with which one command, started on every host, becomes one program; see `join_hosts`."""
+    flags.DEFINE_bool(
+        "distributed", False, "Take part in what the cluster started (TPU pod, SLURM, Open MPI)."
+    )
+    flags.DEFINE_string("coordinator", None, "Several processes without a cluster: HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+    flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
+
+
+def join_hosts():
+    """Meets the other processes if the flags of `define_hosts` say so; before any computation."""
+    given = {name: flags.FLAGS[name].value for name in ("coordinator", "num_processes", "process_id")}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == 3 and not flags.FLAGS.distributed:
+        return
+    if missing and not flags.FLAGS.distributed:
+        raise ValueError(f"--{missing[0]} is required with --{next(n for n in given if n not in missing)}")
+
+    def end(sentence: str):
+        _say(sentence)
+        os._exit(1)
+
+    hosts.join(end, *given.values())
 
 
 @contextlib.contextmanager
@@ -140,5 +172,12 @@ def _sentence(error: BaseException) -> str:
 
 
 def _fail(message: str):
-    print(f"error: {message}", file=sys.stderr)
+    _say(message)
+    if hosts.joined():
+        hosts.fail(message)
+        os._exit(1)  # JAX's own end would wait for the others
     sys.exit(1)
+
+
+def _say(message: str):
+    print(f"error: {message}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,8 @@ KEPT_STATES = 2  # the latest state and one to fall back on
 def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_collections.ConfigDict):
     """Writes a model and its configuration to the directory `path`.
 
-    An older checkpoint at `path` is replaced only when the new one is complete. With several
-    processes the first writes and the others return at once.
+    An older checkpoint at `path` is replaced only when the new one is complete. Every process that
+    calls this writes, without waiting for others: two must not name the same place.
 
     Raises:
       ValueError: `config` describes another model.
@@ -138,21 +139,20 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
     """Writes the training state after `step` steps, from which a killed run can go on.
 
     The last two states are kept. States of later steps belong to a course that was given up, and go.
-    With several processes the first writes and the others return at once.
+    Every process that calls this writes, without waiting for others.
 
     Args:
-      directory: of this run's states only.
+      directory: of this process's states only.
       step: not negative.
       state: any pytree of arrays, fully addressable from this process, without typed keys.
       metadata: what JSON can hold.
     """
     directory = Path(directory)
     _write(directory / f"step_{step:09d}", _flatten(state), {"metadata": dict(metadata)})
-    if jax.process_index() == 0:
-        steps = _steps(directory)
-        kept = [other for other in steps if other <= step][-KEPT_STATES:]
-        for other in set(steps) - set(kept):
-            shutil.rmtree(directory / f"step_{other:09d}", ignore_errors=True)
+    steps = _steps(directory)
+    kept = [other for other in steps if other <= step][-KEPT_STATES:]
+    for other in set(steps) - set(kept):
+        shutil.rmtree(directory / f"step_{other:09d}", ignore_errors=True)
 
 
 def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
@@ -203,8 +203,6 @@ def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: Path):
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     """Writes one directory so that it is either whole or not there, and never lost on the way."""
-    if jax.process_index() != 0:
-        return
     path = path.absolute()
     if path.exists() and not (path.is_dir() and (_is_ours(path) or not any(path.iterdir()))):
         raise FileExistsError(f"{path} exists and is not a checkpoint: name another place")
@@ -284,23 +282,34 @@ def _is_ours(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _orbax():
-    """orbax and a checkpointer that waits for no other process and does not chatter."""
+    """orbax and a checkpointer that waits for no other process and does not chatter.
+
+    Among several processes orbax would write NumPy arrays in the first only, refuse arrays of one
+    process's devices, and mix up signals of saves that have nothing to do with each other. What is
+    saved here belongs to this process alone, so orbax is told that there is no other.
+    """
     import orbax.checkpoint as ocp
+    from orbax.checkpoint._src.multihost import multihost
 
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.WARNING)
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
-    )
+    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="alone")
     handler = ocp.CompositeCheckpointHandler(
         arrays=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
         config=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
     )
     try:
-        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        with (
+            mock.patch.multiple(
+                multihost,
+                process_index=lambda: 0,
+                process_count=lambda: 1,
+                is_jax_distributed_client_initialized=lambda: False,
+            ),
+            ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer,
+        ):
             yield ocp, checkpointer
     finally:
         logger.setLevel(level)

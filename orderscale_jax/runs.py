@@ -3,13 +3,20 @@
 A work directory holds `config.json`, `metrics.jsonl` (a line per validation and run), `states/` while
 the runs go on, and at the end `checkpoint/` (the best run's weights), `members/` (every run's, where
 there are several) and `summary.json`.
+
+Several processes (`hosts.join`) share the runs. Each writes the states and the members of its own runs
+where it is; the first writes the rest. Work directories may be one shared directory, which keeps all
+members together, or one on each host.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -20,7 +27,7 @@ import ml_collections
 import numpy as np
 from tqdm.auto import tqdm
 
-from orderscale_jax import checkpoint, training
+from orderscale_jax import checkpoint, hosts, training
 from orderscale_jax.config import model_config, task_config
 from orderscale_jax.devices import start_runs
 from orderscale_jax.ensemble import Ensemble, Result, make_setup, results
@@ -33,25 +40,33 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     Called again with the same configuration it goes on from the last state, or, if all runs had
     ended, returns their summary.
 
+    Every process of several must call it, with the same configuration; all get the same summary.
+
     Raises:
-      ValueError: the configuration is wrong, or `workdir` holds runs of another one.
+      ValueError: the configuration is wrong, `workdir` holds runs of another one or states of another
+        number of processes, or there are more processes than runs.
     """
     workdir = Path(workdir)
     setup, split = make_setup(config)
     if config.runs < 1:
         raise ValueError(f"runs must be at least 1, got {config.runs}")
-    finished = _claim(workdir, config)
+    _agree(config)
+    mine = hosts.share(config.runs)
+    finished = _claim_together(workdir, config)
     if finished is not None:
         return finished
-    runs, seconds = _resume(workdir, start_runs(setup, config.seed + np.arange(config.runs)))
+    files = _Files(workdir)
+    runs, seconds = _resume(files, start_runs(setup, config.seed + mine), mine)
     began = time.perf_counter() - seconds
     ensemble = Ensemble(setup, split, runs)
+    placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
     logger = _weights_and_biases(config)
-    first = saved = int(np.max(runs.total_steps))
-    with Progress(setup, runs) as progress, open(workdir / "metrics.jsonl", "a") as log:
+    saved = int(np.max(runs.total_steps))
+    with Progress(setup, runs, placement, int(mine[0])) as progress, open(files.log, "a") as log:
         while not ensemble.done:
             lines = ensemble.advance()
             for line in lines:
+                line["index"] += int(mine[0])
                 log.write(json.dumps(line) + "\n")
                 logger(line)
             log.flush()
@@ -60,28 +75,50 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
             if steps - saved >= setup.train.checkpoint_every and not ensemble.done:
                 saved = steps
                 metadata = {"seconds": time.perf_counter() - began}
-                checkpoint.save_state(workdir / "states", steps, ensemble.state(), metadata)
-    runs = ensemble.state()
+                checkpoint.save_state(files.states, steps, ensemble.state(), metadata)
+    found = results(setup, split, ensemble.state())
     seconds = time.perf_counter() - began
-    placement = str(ensemble.placement) if first < int(np.max(runs.total_steps)) else "nothing left to run"
-    summary = _finish(workdir, config, setup, results(setup, split, runs), seconds, placement)
+    summary = _finish(files, config, setup, found, seconds, placement)
     logger({f"final/{name}": summary[name] for name in ("accuracy", "sequence_accuracy")}, last=True)
     return summary
+
+
+class _Files:
+    """Where this process writes while the runs go on."""
+
+    def __init__(self, workdir: Path):
+        self.workdir = workdir
+        self.all_states = self.states = workdir / "states"
+        self.log = workdir / "metrics.jsonl"
+        if hosts.count() > 1:
+            self.states = self.all_states / f"process_{hosts.index()}_of_{hosts.count()}"
+            self.log = workdir / f"metrics.process_{hosts.index()}.jsonl"
+        entries = self.all_states.iterdir() if self.all_states.is_dir() else ()
+        for name in (entry.name for entry in entries):
+            process = re.fullmatch(r"process_\d+_of_(\d+)", name)
+            n_processes = int(process[1]) if process else 1
+            if n_processes != hosts.count():
+                raise ValueError(
+                    f"{self.all_states} was written by {n_processes} process{'es' * (n_processes > 1)}, now "
+                    f"there are {hosts.count()}: start as many as before, or delete it to begin anew"
+                )
 
 
 class Progress:
     """A bar over the steps of all runs, with rate, loss and accuracies; silent when nobody watches."""
 
-    def __init__(self, setup: Setup, runs: Run):
-        self.total = {i: int(steps) for i, steps in enumerate(np.asarray(runs.total_steps))}
-        self.attempts = {i: int(attempt) for i, attempt in enumerate(np.asarray(runs.attempt))}
-        self.best = {i: float(best) for i, best in enumerate(np.asarray(runs.best_accuracy))}
+    def __init__(self, setup: Setup, runs: Run, title: str = "", first: int = 0):
+        """`first` is the index of the first of these runs among all."""
+        self.total = {i: int(steps) for i, steps in enumerate(np.asarray(runs.total_steps), first)}
+        self.attempts = {i: int(attempt) for i, attempt in enumerate(np.asarray(runs.attempt), first)}
+        self.best = {i: float(best) for i, best in enumerate(np.asarray(runs.best_accuracy), first)}
         self.ended, self.max_steps = set(), setup.train.max_steps
         self.bar = tqdm(
+            desc=title or None,
             total=self._expected(),
             initial=sum(self.total.values()),
             unit="step",
-            disable=None,
+            disable=None if hosts.index() == 0 else True,
             dynamic_ncols=True,
         )
 
@@ -116,6 +153,25 @@ class Progress:
         return sum(going) + sum(self.total[i] for i in self.ended)
 
 
+def _agree(config: ml_collections.ConfigDict):
+    """Checks that all processes were given the same configuration."""
+    digests = hosts.gather(hashlib.sha256(config.to_json_best_effort(sort_keys=True).encode()).digest())
+    if len(set(digests)) > 1:
+        other = next(i for i, digest in enumerate(digests) if digest != digests[0])
+        raise ValueError(
+            f"process {other} has another configuration than process 0: start all with the same command"
+        )
+
+
+def _claim_together(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+    """The first process claims before the others, whether they share the directory or not."""
+    finished = _claim(workdir, config) if hosts.index() == 0 else None
+    finished = json.loads(hosts.gather(json.dumps(finished).encode())[0])
+    if hosts.index() > 0:
+        _claim(workdir, config)
+    return finished
+
+
 def _claim(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
     """Makes `workdir` this configuration's; the summary if its runs have ended."""
     workdir.mkdir(parents=True, exist_ok=True)
@@ -132,78 +188,132 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] |
     return json.loads(summary.read_text()) if summary.exists() else None
 
 
-def _resume(workdir: Path, runs: Run):
+def _resume(files: _Files, runs: Run, mine: np.ndarray):
     """Runs as of the last state and the seconds they took, and a log cut back to that moment."""
-    latest = checkpoint.restore_latest(workdir / "states", runs)
+    latest = checkpoint.restore_latest(files.states, runs)
     _, runs, metadata = (0, jax.device_get(runs), {"seconds": 0.0}) if latest is None else latest
-    log = workdir / "metrics.jsonl"
     kept = []
-    for text in log.read_text().splitlines() if log.exists() else []:
+    for text in files.log.read_text().splitlines() if files.log.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line
             line = json.loads(text)
-            if line["total_steps"] <= runs.total_steps[line["index"]]:
+            if line["total_steps"] <= runs.total_steps[line["index"] - mine[0]]:
                 kept.append(text)
-    log.write_text("".join(f"{text}\n" for text in kept))
+    files.log.write_text("".join(f"{text}\n" for text in kept))
     return runs, metadata["seconds"]
 
 
 def _finish(
-    workdir: Path, config, setup: Setup, found: list[Result], seconds: float, placement: str
+    files: _Files, config, setup: Setup, found: list[Result], seconds: float, placement: str
 ) -> dict[str, Any]:
-    """Writes the checkpoints and the summary."""
-    members = []
-    for result in found:
-        model = training.bind(setup.model, result.params)
-        arrays = checkpoint.named_arrays(model)
-        if len(found) > 1:
-            member_config = ml_collections.ConfigDict(config.to_dict())
-            member_config.seed, member_config.runs = result.seed, 1
-            checkpoint.save_checkpoint(workdir / "members" / f"seed_{result.seed}", model, member_config)
-        members.append(
-            {
-                "seed": result.seed,
-                "accuracy": result.accuracy,
-                "sequence_accuracy": result.sequence_accuracy,
-                "position_accuracy": result.position_accuracy,
-                "loss": result.loss,
-                "steps": result.steps,
-                "best_step": result.best_step,
-                "transition_step": result.transition_step,
-                "attempts": result.attempts,
-                "weights_sha256": checkpoint.weight_digest(arrays),
-                "parameters": sum(array.size for array in arrays.values()),
-            }
+    """Writes the members of this process and, with the other processes, the results of all."""
+    parts = [
+        json.loads(part)
+        for part in hosts.gather(
+            json.dumps(
+                {
+                    "members": [_member(files.workdir, config, setup, result) for result in found],
+                    "seconds": seconds,
+                    "placement": placement,
+                }
+            ).encode()
         )
-    best = max(range(len(found)), key=lambda i: found[i].accuracy)
-    place = workdir / "checkpoint"
-    checkpoint.save_checkpoint(place, training.bind(setup.model, found[best].params), config)
-    steps = sum(member["steps"] for member in members)
+    ]
+    members = [member for part in parts for member in part["members"]]
+    best = max(range(len(members)), key=lambda i: members[i]["accuracy"])
+    params = next((result.params for result in found if result.seed == members[best]["seed"]), None)
+    params = next(part for part in hosts.gather(_pack(setup, params)) if part)
+    logs = hosts.gather(files.log.read_bytes() if hosts.count() > 1 else b"")
+    place = files.workdir / "checkpoint"
+    seconds = max(part["seconds"] for part in parts)
+    placements = list(dict.fromkeys(part["placement"] for part in parts))
     summary = {
         **members[best],
         "seconds": seconds,
-        "steps_per_second": steps / seconds,
+        "steps_per_second": sum(member["steps"] for member in members) / seconds,
         "batches": setup.train.batches,
         "device": jax.local_devices()[0].device_kind,
-        "placement": placement,
+        "placement": (f"{len(parts)} processes: " if len(parts) > 1 else "") + "; ".join(placements),
         "checkpoint": str(place.absolute()),
     }
     if len(members) > 1:
         summary["runs"] = members
-    write_json(workdir / "summary.json", summary)
-    shutil.rmtree(workdir / "states", ignore_errors=True)
+    if hosts.index() == 0:
+        checkpoint.save_checkpoint(place, _unpack(setup, params), config)
+        if len(parts) > 1:
+            write_text(files.workdir / "metrics.jsonl", _merge_logs(logs))
+        write_json(files.workdir / "summary.json", summary)
+    summary = json.loads(hosts.gather(json.dumps(summary).encode())[0])
+    if len(parts) > 1:
+        files.log.unlink()
+    shutil.rmtree(files.all_states, ignore_errors=True)
     return summary
+
+
+def _member(workdir: Path, config, setup: Setup, result: Result) -> dict[str, Any]:
+    """A run's line of the summary; where there are several, its checkpoint too."""
+    model = training.bind(setup.model, result.params)
+    arrays = checkpoint.named_arrays(model)
+    if config.runs > 1:
+        member_config = ml_collections.ConfigDict(config.to_dict())
+        member_config.seed, member_config.runs = result.seed, 1
+        checkpoint.save_checkpoint(workdir / "members" / f"seed_{result.seed}", model, member_config)
+    return {
+        "seed": result.seed,
+        "accuracy": result.accuracy,
+        "sequence_accuracy": result.sequence_accuracy,
+        "position_accuracy": result.position_accuracy,
+        "loss": result.loss,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "transition_step": result.transition_step,
+        "attempts": result.attempts,
+        "weights_sha256": checkpoint.weight_digest(arrays),
+        "parameters": sum(array.size for array in arrays.values()),
+    }
+
+
+def _pack(setup: Setup, params) -> bytes:
+    """Weights as bytes; none for None."""
+    if params is None:
+        return b""
+    file = io.BytesIO()
+    np.savez(file, **checkpoint.named_arrays(training.bind(setup.model, params)))
+    return file.getvalue()
+
+
+def _unpack(setup: Setup, content: bytes):
+    """The model of `_pack`."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return checkpoint.from_named_arrays(setup.model, dict(arrays))
+
+
+def _merge_logs(logs: list[bytes]) -> str:
+    """The processes' logs in the order in which one process would have written them."""
+    lines = [text for log in logs for text in log.decode().splitlines()]
+    validations: dict[int, int] = {}
+    order = []
+    for i in (json.loads(text)["index"] for text in lines):
+        validations[i] = validations.get(i, 0) + 1
+        order.append((validations[i], i))
+    merged = (text for _, text in sorted(zip(order, lines, strict=True)))
+    return "".join(f"{text}\n" for text in merged)
 
 
 def write_json(path: Path, content) -> None:
     """Writes JSON so that the file is either whole or as it was."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text so that the file is either whole or as it was."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.write_text(text)
     partial.replace(path)
 
 
 def _weights_and_biases(config: ml_collections.ConfigDict):
-    """A function that logs a line to Weights & Biases, or does nothing."""
-    if not config.wandb.enabled:
+    """A function that logs a line to Weights & Biases (from the first process), or does nothing."""
+    if not config.wandb.enabled or hosts.index() > 0:
         return lambda line, last=False: None
     try:
         import wandb
