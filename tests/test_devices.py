@@ -28,8 +28,8 @@ setup = Setup(
 split = make_split(setup.task)
 found = {}
 
-def go(name, advance, seeds):
-    runs = advance.load(start_runs(setup, seeds))
+def go(name, advance, runs):
+    runs = advance.load(runs)
     for _ in range(2):
         runs, reports = advance(runs, split.train, split.validation)
     kept = {"params": advance.fetch(runs.params), "reports": reports}
@@ -39,12 +39,16 @@ eight, shared = place(8, 16), place(1, 16)
 one = dataclasses.replace(shared, n_devices=1)
 assert (eight.n_devices, shared.n_devices) == (8, 8)
 assert (eight.split, shared.split) == ("runs", "batch")
-seeds = list(range(3, 11))
+started = start_runs(setup, np.arange(3, 11))
+
+def member(i):
+    return jax.tree.map(lambda x: np.asarray(x)[i : i + 1], started)
+
 alone = Advance(setup, one)
-for seed in seeds:
-    go(f"seed {seed} on one device", alone, [seed])
-go("seed 3 on eight devices", Advance(setup, shared), seeds[:1])
-go("all on eight devices", Advance(setup, eight), seeds)
+for i in range(8):
+    go(f"seed {3 + i} on one device", alone, member(i))
+go("seed 3 on eight devices", Advance(setup, shared), member(0))
+go("all on eight devices", Advance(setup, eight), started)
 np.savez(sys.argv[1], **found)
 """
 
