@@ -18,7 +18,7 @@ def training_batch(recipe: str, task: TaskConfig, batch_size: int, key, step, tr
     """Digits [B / n_parts, n] of one part of the batch of `step`.
 
     Args:
-      recipe: `reshuffle`, `replay`, `resample` or `sampled`; see `TrainConfig.batches`.
+      recipe: `reshuffle`, `replay`, `resample`, `mirrored` or `sampled`; see `TrainConfig.batches`.
       task: the alphabet and list length, for `sampled`.
       batch_size: B, all parts together; must be a multiple of `n_parts`.
       key: typed key of the run.
@@ -35,9 +35,13 @@ def training_batch(recipe: str, task: TaskConfig, batch_size: int, key, step, tr
         places = slot * batch_size + start + jnp.arange(share)
         return train[permuted(order, places, train.shape[0])]
     key = jax.random.fold_in(key, step)
-    if recipe == "resample":
+    if recipe in ("resample", "mirrored"):
         drawn = jax.random.randint(key, (batch_size,), 0, train.shape[0])
-        return train[jax.lax.dynamic_slice_in_dim(drawn, start, share)]
+        lists = train[jax.lax.dynamic_slice_in_dim(drawn, start, share)]
+        if recipe == "resample":
+            return lists
+        turned = jax.random.bernoulli(jax.random.fold_in(key, 0), shape=(batch_size, 1))
+        return jnp.where(jax.lax.dynamic_slice_in_dim(turned, start, share), lists[:, ::-1], lists)
     return jax.lax.dynamic_slice_in_dim(sample_lists(task, key, batch_size), start, share)
 
 

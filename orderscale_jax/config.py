@@ -11,7 +11,7 @@ from ml_collections import config_dict
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.task import TaskConfig
 
-BATCHES = ("reshuffle", "replay", "resample", "sampled")
+BATCHES = ("reshuffle", "replay", "resample", "mirrored", "sampled")
 SCHEDULES = ("constant", "cosine")
 
 
@@ -23,7 +23,9 @@ class TrainConfig:
       batch_size: lists per step, over all devices.
       batches: where they come from. `reshuffle`: the training set in a new order every epoch, an
         incomplete last batch dropped; `replay`: the first epoch's batches for ever, as published;
-        `resample`: drawn from the training set with replacement; `sampled`: drawn from all lists.
+        `resample`: drawn from the training set with replacement; `mirrored`: drawn likewise and each
+        list turned round with probability 1/2, so that both orders come equally often; `sampled`:
+        drawn from all lists.
       max_steps: steps of one attempt.
       learning_rate, weight_decay: of AdamW (betas 0.9 and 0.999, epsilon 1e-8).
       schedule: `constant`, or `cosine` after a linear warm-up of `warmup_steps` from 0.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from orderscale_jax import figures, sweep, training
+from orderscale_jax.batches import training_batch
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import default_config
 from orderscale_jax.devices import start_runs
@@ -329,7 +330,12 @@ def test_strips_show_every_run(outcome):
 
 @pytest.mark.parametrize(
     ("name", "n_cells", "seeds"),
-    [("table4", 19, 30), ("length_by_layers", 80, 3), ("batch_recipe", 98, 16), ("batch_recipe_small", 7, 6)],
+    [
+        ("table4", 19, 30),
+        ("length_by_layers", 80, 3),
+        ("batch_recipe", 118, 16),
+        ("batch_recipe_small", 9, 6),
+    ],
 )
 def test_shipped_sweeps_can_be_trained(name, n_cells, seeds, monkeypatch):
     place = ROOT / "configs" / "sweeps" / f"{name}.py"
@@ -358,6 +364,19 @@ def test_gradient_noise_has_the_stated_scale():
     noise = np.asarray(noisy["a"] - gradient["a"])
     assert abs(noise.std() / (3.0 * 0.5) - 1) < 0.02 and abs(noise.mean()) < 0.02
     assert np.all(noisy["b"] == 0)
+
+
+def test_mirrored_batches_are_resampled_ones_in_either_order():
+    train, key = jnp.arange(40).reshape(20, 2), jax.random.key(0)
+
+    def batch(recipe, part=0, n_parts=1):
+        return np.asarray(training_batch(recipe, None, 16, key, 3, train, part, n_parts))
+
+    plain, mirrored = batch("resample"), batch("mirrored")
+    turned = (plain != mirrored).any(1)
+    assert 0 < turned.sum() < 16
+    np.testing.assert_array_equal(np.where(turned[:, None], plain[:, ::-1], plain), mirrored)
+    np.testing.assert_array_equal(np.concatenate([batch("mirrored", i, 4) for i in range(4)]), mirrored)
 
 
 def test_gradient_noise_is_another_run(whole, tmp_path):
