@@ -2,13 +2,14 @@
 
     python -m experiments.sweep --config=configs/sweeps/batch_recipe.py --workdir=runs/batch_recipe
 
-2,432 runs of up to 50,000 steps: for a GPU, where it is a matter of hours; on 2 CPU cores weeks. See
+1,888 runs of up to 50,000 steps: for a GPU, where it is a matter of hours; on 2 CPU cores weeks. See
 `batch_recipe_small.py` for a grid that they finish, and --dry_run for an estimate.
 
 The recipes: the full batch (`reshuffle` with the whole training set as its batch: no gradient noise),
-`replay`, `reshuffle` (without replacement), `resample` (with replacement from the training set) and
-`sampled` (from all lists, which no share of training lists changes). The full batch also runs with
-gradient noise: if noise is the cause, it must switch the effect.
+`replay`, `reshuffle` (without replacement), `resample` (with replacement from the training set),
+`mirrored` (likewise, in both orders) and `sampled` (from all lists, which no share of training lists
+changes). The full batch also runs with gradient noise: if noise is the cause, it must switch the
+effect; if the symmetry of the two orders is, `mirrored` must.
 
 Expect: `reshuffle` at batch 2,048 breaks through with every seed, `sampled` with none.
 """
@@ -31,7 +32,7 @@ def recipes():
             yield "reshuffle", full, share, noise
         for size in BATCH_SIZES:
             if size < full:
-                for recipe in ("replay", "reshuffle", "resample"):
+                for recipe in ("replay", "reshuffle", "resample", "mirrored"):
                     yield recipe, size, share, 0.0
         yield "resample", full, share, 0.0
     for size in BATCH_SIZES:
