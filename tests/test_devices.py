@@ -9,6 +9,7 @@ import pytest
 
 from orderscale_jax import devices
 
+COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 EVERY_PLACEMENT = """
 import dataclasses, sys
 import jax, numpy as np
@@ -59,7 +60,7 @@ def found(tmp_path_factory):
     path = tmp_path_factory.mktemp("devices") / "found.npz"
     done = subprocess.run(
         [sys.executable, "-c", EVERY_PLACEMENT, path],
-        env={"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PATH": ""},
+        env={"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PATH": "", "XLA_FLAGS": COMPILE_FAST},
         capture_output=True,
         text=True,
     )
