@@ -8,8 +8,10 @@ from pathlib import Path
 from absl import flags
 
 from experiments import launch
+from orderscale_jax import report
 from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, pretrained_names
-from orderscale_jax.report import read_history, write_report
+from orderscale_jax.config import task_config
+from orderscale_jax.task import make_split
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -27,9 +29,13 @@ def main(argv):
     del argv
     launch.use_compilation_cache()
     model, config, name = _load(CHECKPOINT.value)
-    history = read_history(Path(CHECKPOINT.value))
+    split, history = make_split(task_config(config)), report.read_history(Path(CHECKPOINT.value))
+    there_are, wanted = len(split.validation), EXAMPLES.value
+    if wanted is not None and wanted > there_are:
+        raise ValueError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")
     with launch.output_directory(OUTPUT.value) as output:
-        results = write_report(output, model, config, name=name, examples=EXAMPLES.value, history=history)
+        found = report.study(model, split.validation[:wanted])
+        results = report.write_report(output, found, split, name=name, history=history)
     accuracy, n_lists = results["val"]["accuracy"], results["n_val_used"]
     print(f"accuracy {accuracy:.4f} on {n_lists:,} lists: {output / 'report.html'}")
 

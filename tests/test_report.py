@@ -15,13 +15,14 @@ from conftest import SMALL, VARIANTS, random_model
 from orderscale_jax import report
 from orderscale_jax.analysis.ablation import EdgeAblation
 from orderscale_jax.checkpoint import save_checkpoint
-from orderscale_jax.config import default_config, model_config
+from orderscale_jax.config import default_config, model_config, task_config
 from orderscale_jax.figures import Curve
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.report import published, statements
 from orderscale_jax.report.claims import FAILS, HOLDS, PARTLY, UNKNOWN
 from orderscale_jax.report.numbers import number_table
 from orderscale_jax.report.results import structure_p_value
+from orderscale_jax.task import make_split
 
 EVERYWHERE = {
     "name",
@@ -276,16 +277,15 @@ def test_the_launcher_writes_everything(launcher, tmp_path):
     assert (history[0].label, list(history[0].steps)) == ("seed 3", [0, 10, 20, 30])
     model, config, name = launcher._load(str(tmp_path / "run" / "checkpoint"))
     assert name == "run"
-    results = report.write_report(tmp_path / "out", model, config, name=name, examples=4, history=history)
+    split = make_split(task_config(config))
+    found = report.study(model, split.validation[:4])
+    results = report.write_report(tmp_path / "out", found, split, name=name, history=history)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"results.json", "report.html", "figures"}
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     assert results["n_val_used"] == 4 and results["n_val_total"] == 5 and results["n_train"] == 20
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert "training_curves" in names and len(names) == 8
-    with pytest.raises(ValueError, match="from 1 to 5, the validation lists"):
-        report.write_report(tmp_path / "no", model, config, name=name, examples=6)
-    assert not (tmp_path / "no").exists()
 
 
 def test_the_launcher_says_what_it_cannot_load(launcher, tmp_path):

@@ -16,7 +16,7 @@ const LIVE_NODES = ["0 0", "1 0", "2 0", "3 0", "4 0", "2 1", "3 1", "4 1", "3 2
 
 function edgeSentence(view, weight, isCut) {
   const [layer, query, key] = view.edge.match(/L(\d) (\w+)<-(\w+)/).slice(1);
-  const what = `Layer ${Number(layer) + 1}: ${query} reads ${key}`;
+  const what = `Layer ${layer}: ${query} reads ${key}`;
   return isCut ? `${what}, cut. Press to restore.` : `${what} with weight ${weightText(weight)}. Press to cut.`;
 }
 
@@ -26,7 +26,7 @@ function drawGraphOnce() {
     parts.push(`<text class="osx-head" x="${column(position)}" y="18">${name}</text>`);
     parts.push(`<path class="osx-residual" d="M${column(position)} ${ROW_Y[0]}V${ROW_Y[2]}"/>`);
   });
-  [["input"], ["after", "layer 1"], ["after", "layer 2"]].forEach((lines, layer) => {
+  [["input"], ["after", "layer 0"], ["after", "layer 1"]].forEach((lines, layer) => {
     const top = ROW_Y[layer] + 4 - 7 * (lines.length - 1);
     lines.forEach((line, i) => parts.push(`<text class="osx-row" x="0" y="${top + 14 * i}">${line}</text>`));
   });

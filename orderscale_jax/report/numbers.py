@@ -41,6 +41,22 @@ def number_table(results: Mapping[str, Any]) -> list[tuple[str, list[Row]]]:
     return table
 
 
+def number_text(results: Mapping[str, Any]) -> str:
+    """`number_table` for a terminal."""
+    rows = [("", "ours", "published checkpoint", "paper")]
+    for heading, group in number_table(results):
+        rows.append((heading, "", "", ""))
+        rows += [(f"  {row.label}", row.ours, row.checkpoint, row.paper) for row in group]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    first, *rest = widths
+    lines = (
+        row[0].ljust(first)
+        + "".join(f"  {cell.rjust(width)}" for cell, width in zip(row[1:], rest, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def _groups(n: int) -> list[tuple[str, list[tuple[str, Path, Any]]]]:
     """Headings with (label, place in `results`, form), for lists of n digits."""
     answers = [

@@ -7,57 +7,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from orderscale_jax import figures
-from orderscale_jax.config import task_config
-from orderscale_jax.model import ListTransformer
 from orderscale_jax.report.page import page
 from orderscale_jax.report.pictures import draw
 from orderscale_jax.report.results import split_sizes, tabulate
-from orderscale_jax.report.study import Study, study
+from orderscale_jax.report.study import Study
 from orderscale_jax.runs import write_json
-from orderscale_jax.task import make_split
+from orderscale_jax.task import Split
 
 N_EXAMPLES = 5  # lists that the explorer offers: the first right ones and the first wrong ones
 
 
 def write_report(
     output: str | os.PathLike,
-    model: ListTransformer,
-    config: ml_collections.ConfigDict,
+    found: Study,
+    split: Split,
     *,
     name: str,
-    examples: int | None = None,
     history: Sequence[figures.Curve] = (),
 ) -> dict[str, Any]:
-    """Studies a model on its validation lists and writes what was found to the folder `output`.
+    """Writes what was found about a model to the folder `output`.
 
     Written are `results.json`, every figure that applies as PNG and PDF in `figures/`, and `report.html`,
-    which is complete in itself. Nothing is written before every analysis has ended.
+    which is complete in itself.
 
     Args:
       output: made if need be.
-      model, config: as from `load_checkpoint`.
+      found: the study, of all or the first of the split's validation lists.
+      split: the lists there are.
       name: of the model, for the page and `results.json`.
-      examples: use only so many validation lists, the first; all if not given.
       history: the training run, if it is known.
 
     Returns:
       The results.
 
     Raises:
-      ValueError: `examples` is not from 1 to the number of validation lists.
       OSError: `output` cannot be written.
     """
-    split = make_split(task_config(config))
-    lists = split.validation
-    if examples is not None and not 1 <= examples <= len(lists):
-        raise ValueError(
-            f"examples must be from 1 to {len(lists)}, the validation lists there are; got {examples}"
-        )
-    found = study(model, lists[:examples])
     results = tabulate(found, name=name, **split_sizes(split))
     drawn = draw(found, tuple(history))
     output = Path(output)
@@ -66,6 +54,7 @@ def write_report(
         png, _ = figures.save(figure, output / "figures" / title)
         images[title] = png.read_bytes()
     write_json(output / "results.json", results)
+    model = found.observation.model
     text = page(model, results, found.parameters, images, history=history, examples=example_lists(found))
     partial = output / ".report.html.partial"
     partial.write_text(text, encoding="utf-8")
