@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,6 +58,19 @@ def place(n_runs: int, batch_size: int) -> Placement:
     return Placement(n_runs, n_devices, "batch", vectorize, platform)
 
 
+def memory() -> int:
+    """Bytes that runs may take of one device, or of the host's free memory where that is a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(0.9 * stats["bytes_limit"])  # the rest for fragmentation
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free // 2  # the host keeps copies
+
+
 class Advance:
     """Runs, placed and compiled: calling it takes every unfinished run to its next validation.
 
@@ -64,6 +79,7 @@ class Advance:
 
     def __init__(self, setup: Setup, placement: Placement):
         self.setup, self.placement = setup, placement
+        self._program, self._parts = None, ()
         many = functools.partial(_advance, setup, placement)
         if placement.n_devices == 1:
             self._call = jax.jit(functools.partial(many, 0), donate_argnums=0)
@@ -74,15 +90,30 @@ class Advance:
                 functools.partial(many, 0), in_axes=(0, None, None), devices=devices, donate_argnums=0
             )
         else:
-            call = jax.pmap(
+            self._call = jax.pmap(
                 many, axis_name="devices", in_axes=(0, None, None, None), out_axes=None, devices=devices
             )
-            self._call = functools.partial(call, np.arange(placement.n_devices))
+            self._parts = (np.arange(placement.n_devices),)
 
     def __call__(self, runs: Run, train, validation) -> tuple[Run, dict[str, Any]]:
         """(runs, reports): runs in the placement's layout, reports with leading axis R."""
-        runs, reports = self._call(runs, train, validation)
+        runs, reports = (self._program or self._call)(*self._parts, runs, train, validation)
         return runs, self.fetch(reports)
+
+    def bytes(self, runs: Run, train, validation) -> int:
+        """Memory of one device, of the host for a CPU, that calls will take, as the compiler planned it.
+
+        Takes what `__call__` takes, or anything with those shapes and types.
+        """
+        program = self._program or self._call.lower(*self._parts, runs, train, validation).compile()
+        if self.placement.n_devices == 1:
+            self._program = program  # so that it need not be compiled again
+        plan = program.memory_analysis()
+        if plan is None:  # a backend that does not tell
+            return 0
+        held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+        sharing = self.placement.n_devices if self.placement.platform == "cpu" else 1
+        return (held + plan.temp_size_in_bytes) * sharing
 
     def load(self, runs: Run) -> Run:
         """Runs [R, …] in the placement's layout."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from orderscale_jax import training
 from orderscale_jax.config import model_config, task_config, train_config
-from orderscale_jax.devices import Advance, place, retry_runs
+from orderscale_jax.devices import Advance, memory, place, retry_runs
 from orderscale_jax.task import Split, make_split
 from orderscale_jax.training import Run, Setup
 
@@ -47,7 +47,8 @@ class Ensemble:
     """R runs on their way to their end, each as if it were alone.
 
     Runs that are done stop costing time: where runs take turns they are skipped, where they advance
-    together they leave the program once half of it is done.
+    together they leave the program once half of it is done. Runs for which the devices have no memory
+    wait until others are done.
     """
 
     def __init__(self, setup: Setup, split: Split, runs: Run):
@@ -57,6 +58,7 @@ class Ensemble:
         self._validation = jnp.asarray(split.validation)
         self._runs = jax.device_get(runs)
         self._done = np.array(self._runs.done)
+        self._fitting = len(self._done)  # how many fit, as far as is known
         if not self.done:
             self._load(np.flatnonzero(~self._done))
 
@@ -86,10 +88,10 @@ class Ensemble:
         for i, line in zip(np.flatnonzero(unfinished), lines, strict=True):
             line["done"] = bool(done[i])
         self._done[self._group] = done
-        left = np.flatnonzero(~self._done)
-        if self.placement.vectorize and 0 < 2 * len(left) <= len(self._group):
+        left = len(self._group) - int(done.sum())
+        if not self.done and (left == 0 or (self.placement.vectorize and 2 * left <= len(self._group))):
             self._runs = self.state()
-            self._load(left)
+            self._load(np.flatnonzero(~self._done))
         return lines
 
     def state(self) -> Run:
@@ -105,11 +107,19 @@ class Ensemble:
 
         return jax.tree.map(merge, self._runs, current)
 
-    def _load(self, group: np.ndarray):
-        """Puts the runs of these indices on the devices."""
-        self._group = group
-        self._advance = _compiled(self.setup, place(len(group), self.setup.train.batch_size))
-        self._loaded = self._advance.load(jax.tree.map(lambda x: x[group], self._runs))
+    def _load(self, waiting: np.ndarray):
+        """Puts the runs of these indices on the devices, or as many of them as fit."""
+        self._loaded = None
+        self._fitting = min(self._fitting, len(waiting))
+        while True:
+            size = self._fitting
+            self._group = waiting[:size]
+            self._advance = _compiled(self.setup, place(size, self.setup.train.batch_size))
+            runs = self._advance.load(jax.tree.map(lambda x: x[self._group], self._runs))
+            if size == 1 or self._advance.bytes(runs, self._lists, self._validation) <= memory():
+                break
+            self._fitting = (size + 1) // 2
+        self._loaded = runs
 
 
 @dataclasses.dataclass(frozen=True)

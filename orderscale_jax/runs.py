@@ -56,12 +56,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     if finished is not None:
         return finished
     files = _Files(workdir)
-    runs, seconds = _resume(files, start_runs(setup, config.seed + mine), mine)
+    steps, runs, seconds = _resume(files, start_runs(setup, config.seed + mine), mine)
     began = time.perf_counter() - seconds
     ensemble = Ensemble(setup, split, runs)
     placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
     logger = _weights_and_biases(config)
-    saved = int(np.max(runs.total_steps))
+    saved = steps
     with Progress(setup, runs, placement, int(mine[0])) as progress, open(files.log, "a") as log:
         while not ensemble.done:
             lines = ensemble.advance()
@@ -70,8 +70,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
                 log.write(json.dumps(line) + "\n")
                 logger(line)
             log.flush()
+            steps += max(line["total_steps"] - progress.total[line["index"]] for line in lines)
             progress.show(lines)
-            steps = max(line["total_steps"] for line in lines)
             if steps - saved >= setup.train.checkpoint_every and not ensemble.done:
                 saved = steps
                 metadata = {"seconds": time.perf_counter() - began}
@@ -189,9 +189,9 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] |
 
 
 def _resume(files: _Files, runs: Run, mine: np.ndarray):
-    """Runs as of the last state and the seconds they took, and a log cut back to that moment."""
+    """The last state (steps, runs, seconds), and a log cut back to that moment."""
     latest = checkpoint.restore_latest(files.states, runs)
-    _, runs, metadata = (0, jax.device_get(runs), {"seconds": 0.0}) if latest is None else latest
+    steps, runs, metadata = (0, jax.device_get(runs), {"seconds": 0.0}) if latest is None else latest
     kept = []
     for text in files.log.read_text().splitlines() if files.log.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line
@@ -199,7 +199,7 @@ def _resume(files: _Files, runs: Run, mine: np.ndarray):
             if line["total_steps"] <= runs.total_steps[line["index"] - mine[0]]:
                 kept.append(text)
     files.log.write_text("".join(f"{text}\n" for text in kept))
-    return runs, metadata["seconds"]
+    return steps, runs, metadata["seconds"]
 
 
 def _finish(
