@@ -23,6 +23,7 @@ from orderscale_jax.scales import LogitTable, Scales
 from orderscale_jax.task import check_lists
 
 MODES = ("renormalize", "zero")
+LONGEST_IN_SCALES = 2  # digits; beyond, one pass is not worth compiling every variant's scales
 CHUNK_BYTES = 256 * 2**20  # of residuals alive at once while variants of a list run side by side
 
 
@@ -114,7 +115,7 @@ def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
     model = nnx.merge(graphdef, params)
     config, renormalize = model.config, mode == "renormalize"
     with jax.default_matmul_precision("highest"):
-        if scales.pays(config):
+        if scales.pays(config) and config.list_len <= LONGEST_IN_SCALES:
             intact, cut = _cut_scales(model, lists, renormalize)
         else:
             intact, cut = _cut_residuals(model, lists, renormalize, head)
