@@ -134,14 +134,16 @@ class Advance:
         return self.placement.n_devices > 1 and self.placement.split == "runs"
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def start_runs(setup: Setup, seeds) -> Run:
-    """Runs [R, …] before their first step."""
-    return jax.jit(jax.vmap(functools.partial(training.start, setup)))(jnp.asarray(seeds, jnp.uint32))
+    """Runs [R, …] before their first step, for seeds [R]."""
+    return jax.vmap(functools.partial(training.start, setup))(jnp.asarray(seeds, jnp.uint32))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def retry_runs(setup: Setup, runs: Run) -> Run:
     """Runs [R, …] with those that may try again at the start of their next attempt."""
-    return jax.jit(jax.vmap(functools.partial(training.retry, setup)))(runs)
+    return jax.vmap(functools.partial(training.retry, setup))(runs)
 
 
 def _advance(setup: Setup, placement: Placement, part, runs: Run, train, validation):

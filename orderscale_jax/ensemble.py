@@ -148,11 +148,8 @@ class Result:
 
 def results(setup: Setup, split: Split, runs: Run) -> list[Result]:
     """The results of runs [R, …], their best weights evaluated in turn."""
-    validation = jnp.asarray(split.validation)
-    evaluate = jax.jit(
-        lambda all_params: jax.lax.map(lambda p: training.evaluate(setup, p, validation), all_params)
-    )
-    scores = jax.device_get(evaluate(jax.tree.map(jnp.asarray, runs.best_params)))
+    best = jax.tree.map(jnp.asarray, runs.best_params)
+    scores = jax.device_get(_evaluate(setup, best, jnp.asarray(split.validation)))
     found = []
     for i, seed in enumerate(np.asarray(runs.seed)):
         transition = int(runs.transition_step[i])
@@ -171,6 +168,11 @@ def results(setup: Setup, split: Split, runs: Run) -> list[Result]:
             )
         )
     return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(setup: Setup, params, validation):
+    return jax.lax.map(lambda of_run: training.evaluate(setup, of_run, validation), params)
 
 
 def plain(value):

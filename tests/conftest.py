@@ -1,6 +1,11 @@
 """What the tests of several rooms need."""
 
+import os
 import tempfile
+
+# The tests' programs are small and run briefly: compiling them as well as possible costs twice the time
+# that it saves. Subprocesses inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import jax.numpy as jnp

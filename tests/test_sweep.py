@@ -334,7 +334,7 @@ def test_strips_show_every_run(outcome):
         ("table4", 19, 30),
         ("length_by_layers", 80, 3),
         ("batch_recipe", 118, 16),
-        ("batch_recipe_small", 9, 6),
+        ("batch_recipe_small", 5, 4),
     ],
 )
 def test_shipped_sweeps_can_be_trained(name, n_cells, seeds, monkeypatch):
