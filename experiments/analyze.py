@@ -29,7 +29,10 @@ def main(argv):
     del argv
     launch.use_compilation_cache()
     model, config, name = _load(CHECKPOINT.value)
-    split, history = make_split(task_config(config)), report.read_history(Path(CHECKPOINT.value))
+    split, history = (
+        make_split(task_config(config)),
+        report.read_history(Path(CHECKPOINT.value), config.get("seed")),
+    )
     there_are, wanted = len(split.validation), EXAMPLES.value
     if wanted is not None and wanted > there_are:
         raise ValueError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")
@@ -55,6 +58,8 @@ def _load(checkpoint: str):
         raise FileNotFoundError(
             f"there is no checkpoint at {path.absolute()}, and no shipped model of that name ({names})"
         )
+    if (path / "summary.json").is_file() and (path / "checkpoint").is_dir():
+        raise ValueError(f"{path} is the directory of a run: its checkpoint is {path / 'checkpoint'}")
     model, config = load_checkpoint(path)
     resolved = path.absolute()
     name = resolved.parent.name if resolved.name == "checkpoint" else resolved.name

@@ -6,7 +6,9 @@ One JSON line per figure: name, value, unit, device. Every pair is timed in turn
 the median of the pairwise ratios is given, because machines drift.
 """
 
+import contextlib
 import json
+import sys
 import time
 
 import jax
@@ -38,12 +40,18 @@ DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of
 
 def main(argv):
     del argv
-    lines = []
+    file = open(OUTPUT.value, "w") if OUTPUT.value else contextlib.nullcontext()
+    with file:
+        measure(file if OUTPUT.value else None)
+
+
+def measure(file):
+    """Measures everything; every line is printed, and written to `file` if there is one."""
 
     def tell(name, value, unit):
         line = {"name": name, "value": float(value), "unit": unit, "device": jax.devices()[0].device_kind}
-        print(json.dumps(line), flush=True)
-        lines.append(line)
+        for stream in filter(None, (sys.stdout, file)):
+            print(json.dumps(line), file=stream, flush=True)
 
     for label, n_layers in (("two_layer", 2), ("three_layer", 3)):
         training_speed(tell, label, n_layers)
@@ -51,9 +59,6 @@ def main(argv):
     ensemble_speed(tell)
     if SEEDS.value:
         time_to_accuracy(tell, SEEDS.value)
-    if OUTPUT.value:
-        with open(OUTPUT.value, "w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def training_speed(tell, label: str, n_layers: int):

@@ -127,6 +127,12 @@ def use_compilation_cache():
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+def use_all_cores():
+    """Makes every core a device, so that runs train side by side on a CPU."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; an error in them is one line."""
     given = re.search(r"^--?config(?:=|\n)([^:\n]*)", "\n".join(argv), re.MULTILINE)

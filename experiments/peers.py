@@ -50,7 +50,7 @@ def forward(config: ModelConfig, arrays, token_ids, keep=None, renormalize=False
 
 
 def train_jax(config: ModelConfig, arrays, lists, learning_rate=1e-3, weight_decay=0.01):
-    """A compiled stretch of AdamW steps over lists [S, B, n]: call(arrays, state) -> (…, losses)."""
+    """A compiled stretch of AdamW steps over lists [S, B, n]: call() -> ((arrays, state), losses [S])."""
     transform = optax.adamw(learning_rate, weight_decay=weight_decay)
     token_ids = jnp.asarray(np.stack([tokens(batch, config.n_digits) for batch in np.asarray(lists)]))
 

@@ -46,7 +46,7 @@ def main(argv):
                 f"{summary['seconds']:.0f} s",
                 flush=True,
             )
-            checkpoint = Path(summary["checkpoint"])
+            checkpoint = output / name / "training" / "checkpoint"
             model, _ = load_checkpoint(checkpoint)
             split = make_split(task_config(config))
             found = report.study(model, split.validation)

@@ -7,8 +7,6 @@ The same command given again goes on where it was killed. `--config.seeds=4` and
 `--config.base.train.max_steps=1000` change the sweep. Several hosts share it as in experiments.train.
 """
 
-import os
-
 import jax
 from absl import flags
 from matplotlib.figure import Figure
@@ -28,7 +26,7 @@ launch.define_hosts()
 def main(argv):
     del argv
     launch.use_compilation_cache()
-    use_all_cores()
+    launch.use_all_cores()
     launch.join_hosts()
     if DRY_RUN.value:
         tell(CONFIG.value)
@@ -47,12 +45,6 @@ def main(argv):
             print(f"{len(rows)} runs: {workdir / sweep.RESULTS}")
             for summary in summarize(rows):
                 print(sentence(summary))
-
-
-def use_all_cores():
-    """Makes every core a device, so that runs train side by side on a CPU."""
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
 
 class Shown:

@@ -289,7 +289,6 @@ def _orbax():
     saved here belongs to this process alone, so orbax is told that there is no other.
     """
     import orbax.checkpoint as ocp
-    from orbax.checkpoint._src.multihost import multihost
 
     logger = logging.getLogger("absl")
     level = logger.level
@@ -301,15 +300,21 @@ def _orbax():
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
     )
     try:
-        with (
-            mock.patch.multiple(
-                multihost,
-                process_index=lambda: 0,
-                process_count=lambda: 1,
-                is_jax_distributed_client_initialized=lambda: False,
-            ),
-            ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer,
-        ):
+        with _no_other_process(), ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             yield ocp, checkpointer
     finally:
         logger.setLevel(level)
+
+
+def _no_other_process():
+    """A context in which orbax sees one process; it has no public setting for this."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    from orbax.checkpoint._src.multihost import multihost
+
+    return mock.patch.multiple(
+        multihost,
+        process_index=lambda: 0,
+        process_count=lambda: 1,
+        is_jax_distributed_client_initialized=lambda: False,
+    )

@@ -110,8 +110,16 @@ def default_config() -> ml_collections.ConfigDict:
     )
 
 
+def check_seeds(first: int, count: int):
+    """ValueError unless seeds first … first + count - 1 are different unsigned 32-bit numbers."""
+    if not 0 <= first <= 2**32 - count:
+        raise ValueError(f"seeds must be from 0 to {2**32 - 1}, got {first} … {first + count - 1}")
+
+
 def task_config(config: ml_collections.ConfigDict) -> TaskConfig:
     """The `task` group, checked."""
+    if "grid" in config:
+        raise ValueError("this is the configuration of a sweep: give it to experiments.sweep")
     return _build(TaskConfig, "task", config.task)
 
 

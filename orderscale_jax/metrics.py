@@ -28,13 +28,3 @@ def is_correct(logits, targets):
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     beaten = (logits < target) | ((logits == target) & (tokens >= targets[..., None]))
     return beaten.all(-1)
-
-
-def accuracy(logits, lists):
-    """Fraction of output tokens right (not of lists; see `sequence_accuracy`)."""
-    return is_correct(logits, lists).mean()
-
-
-def sequence_accuracy(logits, lists):
-    """Fraction of lists with all n outputs right."""
-    return is_correct(logits, lists).all(-1).mean()

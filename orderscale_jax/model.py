@@ -110,14 +110,20 @@ class ListTransformer(nnx.Module):
         """Runs the model.
 
         Args:
-          lists: digits, integer [B, n].
+          lists: digits, integer [B, n], each below the size of the alphabet (inside a compiled function
+            that cannot be checked; `task.check_lists` does outside).
           interventions: what to change on the way; see `Interventions`.
           trace: also return every residual, score and pattern. Otherwise only what an output can
             still see is computed.
 
         Returns:
           Logits [B, n, V] of the output positions, or (logits, Trace).
+
+        Raises:
+          ValueError: lists of another shape.
         """
+        if lists.ndim != 2 or lists.shape[1] != self.config.list_len:
+            raise ValueError(f"lists must have shape [B, {self.config.list_len}], got {list(lists.shape)}")
         with jax.default_matmul_precision("highest"):
             log = _TraceLog(lists.shape[0]) if trace else None
             stations = self.layers(self.stations(lists), interventions, log=log)
@@ -343,6 +349,10 @@ class Interventions:
     patterns_at: jax.Array | None = None
     residuals: jax.Array | None = None
     residuals_at: jax.Array | None = None
+
+    def __post_init__(self):
+        if (self.residuals is None) != (self.residuals_at is None):
+            raise ValueError("residuals and residuals_at must be given together: what to put, and where")
 
 
 def cut(

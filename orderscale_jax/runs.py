@@ -28,7 +28,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from orderscale_jax import checkpoint, hosts, training
-from orderscale_jax.config import model_config, task_config
+from orderscale_jax.config import check_seeds, model_config, task_config
 from orderscale_jax.devices import start_runs
 from orderscale_jax.ensemble import Ensemble, Result, make_setup, results
 from orderscale_jax.training import Run, Setup
@@ -50,8 +50,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict
     setup, split = make_setup(config)
     if config.runs < 1:
         raise ValueError(f"runs must be at least 1, got {config.runs}")
+    check_seeds(config.seed, config.runs)
     _agree(config)
     mine = hosts.share(config.runs)
+    if config.wandb.enabled:
+        _import_wandb()
     finished = _claim_together(workdir, config)
     if finished is not None:
         return finished
@@ -238,7 +241,7 @@ def _finish(
     if len(members) > 1:
         summary["runs"] = members
     if hosts.index() == 0:
-        checkpoint.save_checkpoint(place, _unpack(setup, params), config)
+        checkpoint.save_checkpoint(place, _unpack(setup, params), _alone(config, members[best]["seed"]))
         if len(parts) > 1:
             write_text(files.workdir / "metrics.jsonl", _merge_logs(logs))
         write_json(files.workdir / "summary.json", summary)
@@ -254,9 +257,8 @@ def _member(workdir: Path, config, setup: Setup, result: Result) -> dict[str, An
     model = training.bind(setup.model, result.params)
     arrays = checkpoint.named_arrays(model)
     if config.runs > 1:
-        member_config = ml_collections.ConfigDict(config.to_dict())
-        member_config.seed, member_config.runs = result.seed, 1
-        checkpoint.save_checkpoint(workdir / "members" / f"seed_{result.seed}", model, member_config)
+        place = workdir / "members" / f"seed_{result.seed}"
+        checkpoint.save_checkpoint(place, model, _alone(config, result.seed))
     return {
         "seed": result.seed,
         "accuracy": result.accuracy,
@@ -270,6 +272,13 @@ def _member(workdir: Path, config, setup: Setup, result: Result) -> dict[str, An
         "weights_sha256": checkpoint.weight_digest(arrays),
         "parameters": sum(array.size for array in arrays.values()),
     }
+
+
+def _alone(config: ml_collections.ConfigDict, seed: int) -> ml_collections.ConfigDict:
+    """The configuration that trains one run of several by itself."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.seed, config.runs = seed, 1
+    return config
 
 
 def _pack(setup: Setup, params) -> bytes:
@@ -315,12 +324,7 @@ def _weights_and_biases(config: ml_collections.ConfigDict):
     """A function that logs a line to Weights & Biases (from the first process), or does nothing."""
     if not config.wandb.enabled or hosts.index() > 0:
         return lambda line, last=False: None
-    try:
-        import wandb
-    except ImportError:
-        raise ModuleNotFoundError(
-            "config.wandb.enabled needs the package wandb: pip install 'orderscale-jax[wandb]'"
-        ) from None
+    wandb = _import_wandb()
     session = wandb.init(
         project=config.wandb.project, name=run_name(config), config=json.loads(config.to_json_best_effort())
     )
@@ -333,8 +337,18 @@ def _weights_and_biases(config: ml_collections.ConfigDict):
     return log
 
 
+def _import_wandb():
+    try:
+        import wandb
+    except ImportError:
+        raise ModuleNotFoundError(
+            "config.wandb.enabled needs the package wandb: pip install 'orderscale-jax[wandb]'"
+        ) from None
+    return wandb
+
+
 def run_name(config: ml_collections.ConfigDict) -> str:
-    """`config.name`, or one that tells the configuration: `L2_H1_D64_V100_len3_ln-bias_seed0`."""
+    """`config.name`, or one that tells the configuration: `L2_H1_D64_V100_len3-ln-bias_seed0`."""
     if config.name:
         return config.name
     model, task = model_config(config), task_config(config)

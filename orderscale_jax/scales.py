@@ -118,8 +118,8 @@ class Scales:
             sum(cq * ck * self.score(layer, q, k) for q, cq in query.items() for k, ck in key.items())
             for key in keys
         ]
-        if len(keys) == 2:
-            return [jax.nn.sigmoid(scores[0] - scores[1]), jax.nn.sigmoid(scores[1] - scores[0])]
+        # Not a logistic function for two keys: compilers write it with tanh, whose small values are noise,
+        # and rescaling a cut row divides by them.
         top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, scores))
         weights = [jnp.exp(score - top) for score in scores]
         total = sum(weights)

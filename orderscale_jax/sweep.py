@@ -28,7 +28,7 @@ import numpy as np
 
 from orderscale_jax import hosts, training
 from orderscale_jax.checkpoint import named_arrays, weight_digest
-from orderscale_jax.config import TrainConfig
+from orderscale_jax.config import TrainConfig, check_seeds
 from orderscale_jax.ensemble import Ensemble, make_setup
 from orderscale_jax.sweep_estimate import memory_bytes
 from orderscale_jax.sweep_results import ResultsFile, read_results, write_results
@@ -107,8 +107,11 @@ def plan(config: ml_collections.ConfigDict) -> list[Job]:
       ValueError: the grid is empty, names an unknown field or a value that does not fit, or repeats a
         cell; there are no seeds; or a cell's configuration is wrong.
     """
+    if "grid" not in config:
+        raise ValueError("this is the configuration of one run, not of a sweep: give it to experiments.train")
     if config.seeds < 1:
         raise ValueError(f"a sweep needs at least one seed per cell, got seeds={config.seeds}")
+    check_seeds(config.first_seed, config.seeds)
     if not config.grid or any(not values for _, values in config.grid):
         raise ValueError("the grid is empty: give at least one field, and at least one value for each")
     jobs, seen = [], {}

@@ -24,7 +24,7 @@ from orderscale_jax.task import check_lists
 
 MODES = ("renormalize", "zero")
 LONGEST_IN_SCALES = 2  # digits; beyond, one pass is not worth compiling every variant's scales
-CHUNK_BYTES = 256 * 2**20  # of residuals alive at once while variants of a list run side by side
+CHUNK_BYTES = 256 * 2**20  # of residuals or logits alive at once while variants run side by side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,8 @@ def _accuracies(table: LogitTable, residuals: list[dict], targets):
     def one(residual):
         return metrics.is_correct(table.logits(residual), targets).mean()
 
-    return jax.lax.map(one, stacked)
+    together = len(residuals) * len(targets) * table.width * 4 <= CHUNK_BYTES
+    return jax.vmap(one)(stacked) if together else jax.lax.map(one, stacked)
 
 
 def _cut_residuals(model: ListTransformer, lists, renormalize: bool, head: int | None):

@@ -54,10 +54,11 @@ def flow(found: Study, mode: str = "renormalize") -> figures.Flow:
     )
 
 
-def read_history(checkpoint: Path) -> tuple[figures.Curve, ...]:
+def read_history(checkpoint: Path, seed: int | None = None) -> tuple[figures.Curve, ...]:
     """The validations of the training that left `checkpoint`, a curve per attempt; none if unknown.
 
-    They stand in `metrics.jsonl` of the work directory, in which the checkpoint lies.
+    They stand in `metrics.jsonl` of the work directory, in which the checkpoint lies; of several runs
+    there, `seed` is the one that is meant.
     """
     log = checkpoint.absolute().parent / "metrics.jsonl"
     if checkpoint.name != "checkpoint" or not log.is_file():
@@ -65,7 +66,8 @@ def read_history(checkpoint: Path) -> tuple[figures.Curve, ...]:
     attempts: dict[tuple[int, int], list[dict]] = {}
     try:
         for line in map(json.loads, log.read_text().splitlines()):
-            attempts.setdefault((line["seed"], line["attempt"]), []).append(line)
+            if seed is None or line["seed"] == seed:
+                attempts.setdefault((line["seed"], line["attempt"]), []).append(line)
         return tuple(
             figures.Curve(
                 label=f"seed {seed}" + (f", attempt {attempt + 1}" if attempt else ""),
