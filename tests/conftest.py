@@ -4,8 +4,13 @@ import os
 import tempfile
 
 # The tests' programs are small and run briefly: compiling them as well as possible costs twice the time
-# that it saves. Subprocesses inherit it.
+# that it saves. What several tests, workers or subprocesses build anew is compiled once.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="orderscale_tests_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +19,6 @@ import pytest
 from flax import nnx
 
 from orderscale_jax.model import ListTransformer, ModelConfig
-
-# Programs that several tests build anew are compiled once; the folder goes with the session.
-_cache = tempfile.TemporaryDirectory(prefix="orderscale_tests_", ignore_cleanup_errors=True)
-jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 SMALL = {"d_model": 8, "n_digits": 5}
 VARIANTS = {
