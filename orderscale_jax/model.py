@@ -86,7 +86,7 @@ class ModelConfig:
     def n_positions(self) -> int:
         return 2 * self.list_len + 1
 
-    @property
+    @functools.cached_property
     def graph(self) -> Graph:
         return Graph(self.list_len, self.n_layers)
 

@@ -43,7 +43,7 @@ def _forward(constant, rows, shared, varying, lists):
         top = logits.max(-1)
         exponentials = jnp.exp(logits - top[:, None])
         total = exponentials.sum(-1)
-        target = jnp.where(is_target, logits, 0.0).sum(-1)
+        target = jnp.take_along_axis(logits, lists[:, output, None], -1, mode="promise_in_bounds")[:, 0]
         loss += (jnp.log(total) + top - target).sum() * weight
         slope = exponentials * (weight / total)[:, None] - jnp.where(is_target, weight, 0.0)
         for source, scale in scales.items():
