@@ -4,7 +4,12 @@ Every output's logits are a sum of scales times rows of the logit table, so the 
 more than the softmax and a few weighted sums of it. Making it during the forward pass spares the
 second softmax and the stored logits that differentiating the sum would cost.
 
-Dimensions: B lists, W padded vocabulary, n digits and outputs; sources are numbered by position.
+The softmax is shifted by the largest logit of the list's own digits instead of the largest of all,
+which spares a pass over the logits: one of these digits is nearly always the answer, and its
+exponential is 1, so nothing can vanish. `HEADROOM` keeps the rest from overflowing.
+
+Dimensions: B lists, N digits, W padded vocabulary, n digits and outputs; sources are numbered by
+position.
 """
 
 from __future__ import annotations
@@ -14,37 +19,51 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from orderscale_jax.tables import sum_into
+
+HEADROOM = 80.0  # exp(80) times any vocabulary is finite in float32
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def readout_loss(constant, rows, shared, varying, lists):
+def readout_loss(constant, digits, shared, varying, lists):
     """Mean cross-entropy over lists and outputs.
+
+    A logit more than `HEADROOM` above those of all digits of its list counts as that much above.
 
     Args:
       constant: per output, a tuple of (source, number): scales that are fixed.
-      rows: n arrays [B, W], the digits' rows of the logit table.
+      digits: n arrays [N, W], the rows of the logit table for the digits at each position.
       shared: [1+n, W], the rows of SEP and the outputs.
       varying: per output, {source: scale [B] or []}.
       lists: digits [B, n], the targets; impossible columns of the table must hold -1e30.
     """
-    return _forward(constant, rows, shared, varying, lists)[0]
+    return _forward(constant, digits, shared, varying, lists)[0]
 
 
-def _forward(constant, rows, shared, varying, lists):
-    n, (n_lists, width) = len(rows), rows[0].shape
+def _forward(constant, digits, shared, varying, lists):
+    n_lists, n = lists.shape
+    width = shared.shape[1]
     weight = 1.0 / lists.size
+    rows = [_at(table, lists[:, i]) for i, table in enumerate(digits)]
+    # What every source writes to the logit of each digit of the list: [n][source][B].
+    own = [
+        [_at(table, lists[:, j], column) for j, table in enumerate(digits)]
+        + [_at(row, column) for row in shared]
+        for column in lists.T
+    ]
     loss = 0.0
-    d_rows, d_shared = [0.0] * n, [0.0] * shared.shape[0]
+    d_rows, d_shared = [0.0] * n, [0.0] * (1 + n)
     d_varying = []
     for output in range(n):
         scales = {**dict(constant[output]), **varying[output]}
         terms = [_column(c) * (rows[s] if s < n else shared[s - n]) for s, c in scales.items()]
         logits = jnp.broadcast_to(sum(terms), (n_lists, width))
-        is_target = lists[:, output, None] == jnp.arange(width)
-        top = logits.max(-1)
-        exponentials = jnp.exp(logits - top[:, None])
+        of_list = [sum(c * row[s] for s, c in scales.items()) for row in own]
+        shift = functools.reduce(jnp.maximum, of_list)
+        exponentials = jnp.exp(jnp.minimum(logits - shift[:, None], HEADROOM))
         total = exponentials.sum(-1)
-        target = jnp.take_along_axis(logits, lists[:, output, None], -1, mode="promise_in_bounds")[:, 0]
-        loss += (jnp.log(total) + top - target).sum() * weight
+        loss += (jnp.log(total) + shift - of_list[output]).sum() * weight
+        is_target = lists[:, output, None] == jnp.arange(width)
         slope = exponentials * (weight / total)[:, None] - jnp.where(is_target, weight, 0.0)
         for source, scale in scales.items():
             if source < n:
@@ -53,8 +72,11 @@ def _forward(constant, rows, shared, varying, lists):
                 d_shared[source - n] += _weighted_sum(scale, slope)
         d_varying.append({s: _scale_slope(c, s, slope, rows, shared) for s, c in varying[output].items()})
     d_shared = jnp.stack([jnp.broadcast_to(d, (width,)) for d in d_shared])
-    d_rows = tuple(jnp.broadcast_to(d, (n_lists, width)) for d in d_rows)
-    return loss, (d_rows, d_shared, tuple(d_varying))
+    d_digits = tuple(
+        sum_into((len(table),), jnp.broadcast_to(d, (n_lists, width)), lists[:, i])
+        for i, (table, d) in enumerate(zip(digits, d_rows, strict=True))
+    )
+    return loss, (d_digits, d_shared, tuple(d_varying))
 
 
 def _backward(constant, gradients, upstream):
@@ -62,6 +84,11 @@ def _backward(constant, gradients, upstream):
 
 
 readout_loss.defvjp(_forward, _backward)
+
+
+def _at(table, *indices):
+    """`table[indices]` for indices in range."""
+    return table.at[indices].get(mode="promise_in_bounds")
 
 
 def _column(scale):

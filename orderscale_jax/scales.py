@@ -46,20 +46,21 @@ def pays(config: ModelConfig) -> bool:
 def logits(model: ListTransformer, lists) -> jax.Array:
     """Logits [B, n, V], equal to `model(lists)`."""
     scales = Scales(model, lists)
-    table = LogitTable(model, lists)
+    table = LogitTable(model)
+    rows = table.rows(lists)
     outputs = [scales.final(position) for position in model.config.graph.outputs]
-    columns = [jnp.broadcast_to(table.logits(o), (len(lists), table.width)) for o in outputs]
+    columns = [jnp.broadcast_to(table.logits(o, rows), (len(lists), table.width)) for o in outputs]
     return jnp.stack(columns, axis=1)[..., : model.config.d_vocab]
 
 
 def loss(model: ListTransformer, lists) -> jax.Array:
     """Mean cross-entropy over lists and outputs, with a gradient made in the forward pass."""
     scales = Scales(model, lists)
-    table = LogitTable(model, lists)
+    table = LogitTable(model)
     outputs = [scales.final(position) for position in model.config.graph.outputs]
     varying = tuple({s: c for s, c in o.items() if not isinstance(c, float)} for o in outputs)
     constant = tuple(tuple((s, c) for s, c in o.items() if isinstance(c, float)) for o in outputs)
-    return readout_loss(constant, table.rows, table.shared, varying, lists)
+    return readout_loss(constant, table.digits, table.shared, varying, lists)
 
 
 class Scales:
@@ -144,29 +145,33 @@ class Scales:
 
 
 class LogitTable:
-    """What every source writes to the logits: rows of X U, looked up once per list.
+    """What every source writes to the logits: rows of X U.
 
     Attributes:
-      rows: n arrays [B, W], the row of each list's i-th digit.
+      width: W, the vocabulary padded to whole vectors.
+      digits: n arrays [N, W], the rows of the digits at each position of the list.
       shared: [1+n, W], the rows of SEP and the outputs, impossible in the padding columns.
     """
 
-    def __init__(self, model: ListTransformer, lists):
+    def __init__(self, model: ListTransformer):
         n = model.config.list_len
         padding = -model.config.d_vocab % LANES
         W_U = jnp.pad(model.unembed.W_U[...], ((0, 0), (0, padding)))
         sources = _sources(model)
         self.width = model.config.d_vocab + padding
-        self.rows = tuple(lookup(sources[i] @ W_U, lists[:, i]) for i in range(n))
+        self.digits = tuple(source @ W_U for source in sources[:n])
         shared = jnp.stack(sources[n:]) @ W_U
         # Every output holds its own source, so one impossible column there rules padding out.
         self.shared = jnp.where(np.arange(self.width) < model.config.d_vocab, shared, IMPOSSIBLE)
 
-    def logits(self, scales: dict[int, Scale]) -> jax.Array:
-        """Logits [B|1, W] of an output's residual given in scales."""
-        n = len(self.rows)
-        terms = [_column(c) * (self.rows[s] if s < n else self.shared[s - n]) for s, c in scales.items()]
-        return sum(terms)
+    def rows(self, lists) -> tuple[jax.Array, ...]:
+        """The rows of the digits of lists [B, n]: n arrays [B, W]."""
+        return tuple(lookup(table, lists[:, i]) for i, table in enumerate(self.digits))
+
+    def logits(self, scales: dict[int, Scale], rows) -> jax.Array:
+        """Logits [B|1, W] of an output's residual given in scales, for the `rows` of some lists."""
+        n = len(rows)
+        return sum(_column(c) * (rows[s] if s < n else self.shared[s - n]) for s, c in scales.items())
 
 
 def _sources(model: ListTransformer) -> list[jax.Array]:

@@ -17,6 +17,16 @@ def lookup(table, *indices):
     return _lookup(table.shape[: len(indices)], table, *indices)
 
 
+def sum_into(shape, rows, *indices):
+    """Zeros [*shape, …] with rows [B, …] added at `indices`, the way that suits the device."""
+    return jax.lax.platform_dependent(
+        rows,
+        *indices,
+        cpu=functools.partial(_scatter, shape),
+        default=functools.partial(_one_hot_sum, shape),
+    )
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _lookup(shape, table, *indices):
     return table.at[indices].get(mode="promise_in_bounds")
@@ -27,13 +37,7 @@ def _forward(shape, table, *indices):
 
 
 def _backward(shape, indices, gradient):
-    summed = jax.lax.platform_dependent(
-        gradient,
-        *indices,
-        cpu=functools.partial(_scatter, shape),
-        default=functools.partial(_one_hot_sum, shape),
-    )
-    return (summed, *(None for _ in indices))
+    return (sum_into(shape, gradient, *indices), *(None for _ in indices))
 
 
 _lookup.defvjp(_forward, _backward)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from orderscale_jax import metrics, scales, tables
 from orderscale_jax.model import Interventions, ModelConfig, keep_weights
+from orderscale_jax.readout import HEADROOM, readout_loss
 
 # (list_len, n_layers, n_digits); 14 digits make a vocabulary of 16, which needs no padding
 SHAPES = [(1, 2, 5), (2, 1, 5), (2, 2, 14), (2, 3, 5), (3, 2, 5)]
@@ -70,13 +71,14 @@ def test_both_forms_agree_when_edges_are_cut(renormalize):
 
     @jax.jit
     def scale():
-        residuals, table = scales.Scales(model, lists), scales.LogitTable(model, lists)
+        residuals, table = scales.Scales(model, lists), scales.LogitTable(model)
+        rows = table.rows(lists)
         shape = (len(lists), table.width)
         with jax.default_matmul_precision("highest"):
             return [
                 jnp.stack(
                     [
-                        jnp.broadcast_to(table.logits(residuals.final(o, edges, renormalize)), shape)
+                        jnp.broadcast_to(table.logits(residuals.final(o, edges, renormalize), rows), shape)
                         for o in graph.outputs
                     ],
                     axis=1,
@@ -113,7 +115,29 @@ def test_both_gradients_of_a_lookup_agree(n_indices):
 
 def test_padding_columns_are_never_answered():
     model, lists = example(2, 1, 5)
-    model.unembed.W_U[...] = -100 * abs(model.unembed.W_U[...])  # every true logit may be very low
+    model.unembed.W_U[...] += 1000 * jax.random.normal(jax.random.key(5), (model.config.d_model, 1))
     _, (logits, loss, _) = both_forms(*nnx.split(model), lists)
-    assert logits.shape == (17, 2, 7) and np.isfinite(loss)
-    np.testing.assert_allclose(loss, metrics.cross_entropy(logits, lists), rtol=1e-5)
+    assert logits.shape == (17, 2, 7) and logits.max(-1).min() < -1000  # all of some list's are very low
+    np.testing.assert_allclose(loss, metrics.cross_entropy(logits, lists), rtol=1e-4)
+
+
+def test_loss_of_logits_far_apart():
+    """Exact where a digit of the list is within the headroom of the largest logit, else capped there."""
+    shared = jnp.zeros((3, 16)).at[:, 5:].set(scales.IMPOSSIBLE)
+    lists = jnp.array([[0, 1]])
+
+    def loss(first):
+        rows = jnp.zeros((2, 5, 16)).at[0, 0, :5].set(first)
+        zero, one = {0: jnp.ones(()), 3: jnp.ones(())}, {4: jnp.ones(())}
+        return readout_loss(((), ()), tuple(rows), shared, (zero, one), lists)
+
+    value_and_grad = jax.value_and_grad(loss)
+    uniform = np.log(5)
+    for first in ([500.0, 0, 0, 0, -500], [-500.0, 0, 0, 0, -500], [0.0, 0, 70, 0, 0]):
+        expected = (metrics.token_losses(jnp.array([first]), jnp.array([0]))[0] + uniform) / 2
+        found, slope = value_and_grad(jnp.array(first))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        np.testing.assert_allclose(slope, (jax.nn.softmax(jnp.array(first)) - np.eye(5)[0]) / 2, atol=1e-6)
+    found, slope = value_and_grad(jnp.array([0.0, 0, 500, 0, 0]))
+    np.testing.assert_allclose(found, (HEADROOM + uniform) / 2, rtol=1e-6)
+    np.testing.assert_allclose(slope, (np.eye(5)[2] - np.eye(5)[0]) / 2, atol=1e-6)

@@ -136,20 +136,21 @@ def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
 def _cut_scales(model: ListTransformer, lists, renormalize: bool):
     """(intact [n], cut [E, n]) in the scale form: residuals shared by variants are the same object."""
     graph = model.config.graph
-    residuals, table = Scales(model, lists), LogitTable(model, lists)
+    residuals, table = Scales(model, lists), LogitTable(model)
+    rows = table.rows(lists)
     variants = [frozenset(), *(frozenset([edge]) for edge in graph.live_edges)]
     columns = []
     for output in graph.outputs:
         finals = [residuals.final(output, cuts, renormalize) for cuts in variants]
         distinct = list({id(final): final for final in finals}.values())
-        accuracies = _accuracies(table, distinct, lists[:, output - graph.sep - 1])
+        accuracies = _accuracies(table, rows, distinct, lists[:, output - graph.sep - 1])
         places = [next(i for i, other in enumerate(distinct) if other is final) for final in finals]
         columns.append(accuracies[jnp.array(places)])
     accuracies = jnp.stack(columns, axis=1)
     return accuracies[0], accuracies[1:]
 
 
-def _accuracies(table: LogitTable, residuals: list[dict], targets):
+def _accuracies(table: LogitTable, rows, residuals: list[dict], targets):
     """Accuracy [K] of one output for each of K residuals in scales, over targets [B]."""
     sources = sorted(set().union(*residuals))
     stacked = {  # [K, B]: a source that a residual lacks has scale 0
@@ -158,7 +159,7 @@ def _accuracies(table: LogitTable, residuals: list[dict], targets):
     }
 
     def one(residual):
-        return metrics.is_correct(table.logits(residual), targets).mean()
+        return metrics.is_correct(table.logits(residual, rows), targets).mean()
 
     together = len(residuals) * len(targets) * table.width * 4 <= CHUNK_BYTES
     return jax.vmap(one)(stacked) if together else jax.lax.map(one, stacked)
