@@ -127,10 +127,17 @@ def use_compilation_cache():
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def use_all_cores():
-    """Makes every core a device, so that runs train side by side on a CPU."""
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+def use_all_cores(n_runs: int | None = None):
+    """Makes every core a device, so that runs train side by side on a CPU; before any computation.
+
+    With `n_runs` only as many as share so many runs evenly: one run alone is faster with all cores as
+    one device. `JAX_NUM_CPU_DEVICES`, or the flag of XLA, says otherwise.
+    """
+    cores = os.cpu_count() or 1
+    n_devices = cores if n_runs is None else max(d for d in range(1, cores + 1) if n_runs % d == 0)
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not given and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", n_devices)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -154,6 +161,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _flag_sentence(error: flags.Error) -> str:
     """The error's text, with what Python's conversions say put in words."""
+    if "Traceback" in str(error):  # the configuration file's own
+        return f"the configuration file failed: {str(error).strip().splitlines()[-1]}"
     text = _sentence(error)
     for said, meant in {
         "invalid literal for int": "expected a whole number",

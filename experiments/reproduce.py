@@ -52,7 +52,7 @@ def main(argv):
             found = report.study(model, split.validation)
             history = report.read_history(checkpoint)
             results[name] = report.write_report(output / name, found, split, name=name, history=history)
-            flows.append(report.flow(found, "zero"))
+            flows.append(report.flow(found))
         figures.save(figures.information_flow(*flows), output / "information_flow")
         text = _comparison(results, published)
         (output / "comparison.txt").write_text(text + "\n", encoding="utf-8")

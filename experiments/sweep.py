@@ -14,7 +14,9 @@ from tqdm.auto import tqdm
 
 from experiments import launch
 from orderscale_jax import figures, hosts, sweep
-from orderscale_jax.sweep_estimate import measure, memory_bytes
+from orderscale_jax.devices import memory
+from orderscale_jax.ensemble import make_setup, planned_bytes
+from orderscale_jax.sweep_estimate import measure, rough_bytes
 from orderscale_jax.sweep_results import Summary, summarize, varying_fields
 
 CONFIG = launch.define_config()
@@ -67,23 +69,26 @@ def tell(config):
     cells = {job.cell.index: job.cell for job in jobs}
     n_seeds = len(jobs) // len(cells)
     speed = measure([cell.setup for cell in cells.values()])
-    largest = total = 0.0
-    for group in sweep.programs(jobs):
-        setup = group[0].cell.setup
-        seconds = speed.seconds(setup, len(group))
-        memory = memory_bytes(setup) * min(len(group), sweep.runs_at_once(setup))
-        largest, total = max(largest, memory), total + seconds
+    groups, total = sweep.programs(jobs), 0.0
+    for group in groups:
+        seconds = speed.seconds(group[0].cell.setup, len(group))
+        total += seconds
         for cell in dict.fromkeys(job.cell.index for job in group):
             print(f"cell {cell + 1:3d}: {cells[cell]}")
-        print(f"          {len(group)} runs, at most {duration(seconds)}, {memory / 1e6:,.0f} MB of arrays")
+        print(f"          {len(group)} runs, at most {duration(seconds)}")
+    largest = max(groups, key=lambda group: rough_bytes(group[0].cell.setup) * sweep.runs_at_once(len(group)))
+    setup, split = make_setup(largest[0].cell.config)
+    bytes_needed = planned_bytes(setup, split, sweep.runs_at_once(len(largest)))
     print(
         f"{len(cells)} cells x {n_seeds} seeds = {len(jobs)} runs, at most {duration(total)} with "
         f"{jax.local_device_count()} {jax.local_devices()[0].platform.upper()} device(s), "
-        f"{largest / 1e6:,.0f} MB of arrays at most at once"
+        f"{bytes_needed / 1e6:,.0f} MB at most at once"
+        + ("" if bytes_needed <= memory() else f": cut into parts that fit into {memory() / 1e6:,.0f} MB")
     )
     print(
-        "time: arithmetic of each cell's step times the speed measured now on the smallest cell (good to a "
-        "factor of two or three; runs may stop early); memory: computed from the shapes"
+        "time: between those measured now on the cells with least and most work (good to a factor of two or "
+        "three; runs may stop early); memory: the compiler's plan for the largest cell "
+        f"({largest[0].cell})"
     )
 
 

@@ -28,6 +28,7 @@ launch.define_hosts()
 def main(argv):
     del argv
     launch.use_compilation_cache()
+    launch.use_all_cores(CONFIG.value.get("runs", 1))
     launch.join_hosts()
     with launch.output_directory(WORKDIR.value) as workdir:
         summary = train(CONFIG.value, workdir)

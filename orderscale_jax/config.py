@@ -110,6 +110,16 @@ def default_config() -> ml_collections.ConfigDict:
     )
 
 
+def table_config() -> ml_collections.ConfigDict:
+    """`default_config` with the settings of the paper's tables: batches of 1,024 lists drawn on the fly."""
+    config = default_config()
+    config.train.batches = "sampled"
+    config.train.batch_size = 1024
+    config.train.max_steps = 50_000
+    config.train.eval_every = 500
+    return config
+
+
 def check_seeds(first: int, count: int):
     """ValueError unless seeds first … first + count - 1 are different unsigned 32-bit numbers."""
     if not 0 <= first <= 2**32 - count:

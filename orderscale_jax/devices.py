@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 
 from orderscale_jax import training
 from orderscale_jax.training import Run, Setup
@@ -63,12 +62,7 @@ def memory() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(0.9 * stats["bytes_limit"])  # the rest for fragmentation
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = 1024 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return free // 2  # the host keeps copies
+    return psutil.virtual_memory().available // 2  # the host keeps copies
 
 
 class Advance:
@@ -101,10 +95,15 @@ class Advance:
         return runs, self.fetch(reports)
 
     def bytes(self, runs: Run, train, validation) -> int:
-        """Memory of one device, of the host for a CPU, that calls will take, as the compiler planned it.
+        """Memory of one device, of the host for a CPU, that calls will take, as the compiler plans it.
 
-        Takes what `__call__` takes, or anything with those shapes and types.
+        Takes runs [R, …] and lists, or anything with those shapes and types.
         """
+        if self._stacked:
+            shape = self.placement.n_devices, -1
+            runs = jax.eval_shape(
+                functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:])), runs
+            )
         program = self._program or self._call.lower(*self._parts, runs, train, validation).compile()
         if self.placement.n_devices == 1:
             self._program = program  # so that it need not be compiled again

@@ -16,7 +16,7 @@ import numpy as np
 
 from orderscale_jax import training
 from orderscale_jax.config import model_config, task_config, train_config
-from orderscale_jax.devices import Advance, memory, place, retry_runs
+from orderscale_jax.devices import Advance, memory, place, retry_runs, start_runs
 from orderscale_jax.task import Split, make_split
 from orderscale_jax.training import Run, Setup
 
@@ -54,8 +54,7 @@ class Ensemble:
     def __init__(self, setup: Setup, split: Split, runs: Run):
         """`runs` [R, …] as `devices.start_runs` or `state` gave them."""
         self.setup = setup
-        self._lists = jnp.asarray(split.validation[:1] if split.train is None else split.train)
-        self._validation = jnp.asarray(split.validation)
+        self._lists, self._validation = _device_lists(split)
         self._runs = jax.device_get(runs)
         self._done = np.array(self._runs.done)
         self._fitting = len(self._done)  # how many fit, as far as is known
@@ -115,11 +114,28 @@ class Ensemble:
             size = self._fitting
             self._group = waiting[:size]
             self._advance = _compiled(self.setup, place(size, self.setup.train.batch_size))
-            runs = self._advance.load(jax.tree.map(lambda x: x[self._group], self._runs))
+            runs = jax.tree.map(lambda x: x[self._group], self._runs)
             if size == 1 or self._advance.bytes(runs, self._lists, self._validation) <= memory():
                 break
             self._fitting = (size + 1) // 2
-        self._loaded = runs
+        self._loaded = self._advance.load(runs)
+
+
+def planned_bytes(setup: Setup, split: Split, n_runs: int) -> int:
+    """Memory of one device, of the host for a CPU, that so many runs at once will take.
+
+    It is what the compiler plans for their program, which is compiled for it.
+    """
+    advance = _compiled(setup, place(n_runs, setup.train.batch_size))
+    runs = jax.eval_shape(functools.partial(start_runs, setup), jax.ShapeDtypeStruct((n_runs,), jnp.uint32))
+    return advance.bytes(runs, *_device_lists(split))
+
+
+def _device_lists(split: Split):
+    """Training and validation lists; where lists are sampled, any one stands for the training set."""
+    return jnp.asarray(split.validation[:1] if split.train is None else split.train), jnp.asarray(
+        split.validation
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,13 +30,11 @@ from orderscale_jax import hosts, training
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import TrainConfig, check_seeds
 from orderscale_jax.ensemble import Ensemble, make_setup
-from orderscale_jax.sweep_estimate import memory_bytes
 from orderscale_jax.sweep_results import ResultsFile, read_results, write_results
 from orderscale_jax.training import Run, Setup
 
 RESULTS = "results.csv"
 PER_RUN = ("learning_rate", "weight_decay")  # values of a run, not of its program
-MEMORY_SHARE = 0.8  # of an accelerator's memory that runs may take
 
 
 def sweep_config(
@@ -244,7 +242,8 @@ def train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], 
     """Trains runs that share one program, as many at once as suits the devices.
 
     On a CPU runs of a device take turns, so there are as many at once as devices: rows come early
-    and a kill loses little. On other devices as many as fit; if they do not after all, half as many.
+    and a kill loses little. On other devices all, of which `Ensemble` takes as many as fit; if the
+    device runs out of memory after all, half as many.
     Places left over in the last group train one of its runs again, because sharing out a batch
     instead would round differently.
 
@@ -253,7 +252,7 @@ def train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], 
     """
     setup = shared_setup(jobs)
     _, split = make_setup(jobs[0].cell.config)
-    n_devices, size = jax.local_device_count(), runs_at_once(setup)
+    n_devices, size = jax.local_device_count(), runs_at_once(len(jobs))
     pending = list(range(len(jobs)))
 
     def ended(i: int, row: dict[str, Any]):
@@ -324,10 +323,6 @@ def _row(job: Job, runs: Run, i: int, best: dict[str, Any], seconds: float) -> d
     }
 
 
-def runs_at_once(setup: Setup) -> int:
-    """How many runs of this setup advance together here: what fits, or one a device on a CPU."""
-    device, n_devices = jax.local_devices()[0], jax.local_device_count()
-    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
-    if limit is None:
-        return n_devices
-    return n_devices * max(1, int(MEMORY_SHARE * limit / memory_bytes(setup)))
+def runs_at_once(n_runs: int) -> int:
+    """How many of so many runs are handed to the devices together."""
+    return jax.local_device_count() if jax.local_devices()[0].platform == "cpu" else n_runs

@@ -1,7 +1,7 @@
-"""How long training takes and how much memory, before it is done.
+"""How long training takes, before it is done, and which of several setups needs most memory.
 
-Work is counted by tracing one gradient step of each model, without compiling it; how fast this
-machine does such work is measured by a short stretch. Good to a factor of two or three.
+Work is counted by tracing one gradient step of each model, without compiling it; how long this machine
+takes for the least and the most of it is measured by short stretches. Good to a factor of two or three.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from orderscale_jax.training import Setup
 
 TRACED_LISTS = 1024
 MEASURED_RUNS = 64  # on each device that advances runs together
+MEASURED_STEPS = 20
 BYTE_WORK = 0.3  # arithmetic that takes as long as a byte read or written, from 2 and 3 layers on a CPU
 FLOAT = 4  # bytes
 
@@ -41,20 +42,16 @@ def _work(model: ModelConfig) -> float:
     return cost.get("flops", 0.0) + BYTE_WORK * cost.get("bytes accessed", 0.0)
 
 
-def memory_bytes(setup: Setup) -> int:
-    """What one run needs on a device: weights, both moments, best weights, gradient, activations.
-
-    The activations are fitted to what XLA reports for the compiled program on a CPU.
-    """
+def rough_bytes(setup: Setup) -> float:
+    """What one run keeps and computes with, in arrays: good enough to tell which of several needs most."""
     model, train = setup.model, setup.train
     params = jax.eval_shape(lambda: training.init_params(model, jax.random.key(0)))
-    n_params = sum(x.size for x in jax.tree.leaves(params))
-    per_list = 3 * model.list_len * model.d_vocab
+    kept = 6 * sum(x.size for x in jax.tree.leaves(params))  # weights, moments, best weights, gradient
+    per_list = model.list_len * model.d_vocab
     if not scales.pays(model):
-        residual = 2 * model.list_len + 1  # positions
-        copies = 4.5 + 2.5 * model.layer_norm + model.learn_wv + model.learn_wo + 12 * model.mlp
-        per_list += copies * residual * model.d_model * max(1, model.n_layers - 1)
-    return int(FLOAT * (6 * n_params + per_list * train.batch_size))
+        per_list += (2 * model.list_len + 1) * model.d_model * model.n_layers
+    n_validated = min(train.eval_batch_size, (1 - setup.task.train_fraction) * setup.task.n_lists)
+    return FLOAT * (kept + per_list * max(train.batch_size, n_validated))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,33 +59,48 @@ class Speed:
     """What this machine does.
 
     Attributes:
-      work_per_second: by whether the model is trained in scales, over all devices.
+      points: by whether the model is trained in scales: (work, seconds of a step of one run) of the
+        least and the most work, over all devices.
       compile_seconds: of one program, without the compilation cache.
     """
 
-    work_per_second: dict[bool, float]
+    points: dict[bool, tuple[tuple[float, float], ...]]
     compile_seconds: float
 
     def seconds(self, setup: Setup, n_runs: int) -> float:
         """For runs that go on to `max_steps`, compilation included."""
-        rate = self.work_per_second[scales.pays(setup.model)]
-        return self.compile_seconds + n_runs * setup.train.max_steps * work(setup) / rate
+        (low, fast), *_, (high, slow) = self.points[scales.pays(setup.model)]
+        share = (work(setup) - low) / (high - low) if high > low else work(setup) / low - 1
+        step = fast + share * (slow - fast) if high > low else fast * (1 + share)
+        return self.compile_seconds + n_runs * setup.train.max_steps * max(step, 0.0)
 
 
 def measure(setups: list[Setup]) -> Speed:
-    """Trains one stretch of the smallest setup of each form of the model."""
-    rates, compilations = {}, []
+    """Trains a short stretch of the smallest and of the largest setup of each form of the model."""
+    points, compilations = {}, []
     for form in {scales.pays(setup.model) for setup in setups}:
-        setup = min((s for s in setups if scales.pays(s.model) == form), key=work)
-        endless = {"max_steps": 2 * setup.train.eval_every, "target_accuracy": 2.0, "patience": None}
-        setup = dataclasses.replace(setup, train=dataclasses.replace(setup.train, **endless))
-        n_runs = jax.local_device_count() * (1 if jax.local_devices()[0].platform == "cpu" else MEASURED_RUNS)
-        ensemble = Ensemble(setup, make_split(setup.task), start_runs(setup, np.arange(n_runs)))
-        seconds = []
-        for _ in range(2):
-            began = time.perf_counter()
-            lines = ensemble.advance()
-            seconds.append(time.perf_counter() - began)
-        rates[form] = len(lines) * setup.train.eval_every * work(setup) / seconds[1]
-        compilations.append(max(0.0, seconds[0] - seconds[1]))
-    return Speed(rates, float(np.mean(compilations)))
+        ordered = sorted((setup for setup in setups if scales.pays(setup.model) == form), key=work)
+        found = [_stretch(setup) for setup in dict.fromkeys((ordered[0], ordered[-1]))]
+        points[form] = tuple((amount, seconds) for amount, seconds, _ in found)
+        compilations += [compilation for *_, compilation in found]
+    return Speed(points, float(np.mean(compilations)))
+
+
+def _stretch(setup: Setup) -> tuple[float, float, float]:
+    """Work of a step, its seconds for one run where all devices are busy, and those of compiling it."""
+    endless = {
+        "eval_every": MEASURED_STEPS,
+        "max_steps": 4 * MEASURED_STEPS,
+        "target_accuracy": 2.0,
+        "patience": None,
+    }
+    setup = dataclasses.replace(setup, train=dataclasses.replace(setup.train, **endless))
+    n_runs = jax.local_device_count() * (1 if jax.local_devices()[0].platform == "cpu" else MEASURED_RUNS)
+    ensemble = Ensemble(setup, make_split(setup.task), start_runs(setup, np.arange(n_runs)))
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        ensemble.advance()
+        seconds.append(time.perf_counter() - began)
+    stretch = min(seconds[1:])
+    return work(setup), stretch / (n_runs * MEASURED_STEPS), max(0.0, seconds[0] - stretch)

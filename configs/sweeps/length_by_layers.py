@@ -10,14 +10,11 @@ Expect (published): the fewest layers with runs above 0.90 are 2, 3, 3, 4, 4, 5,
 and none of 10 suffices for length 8; beyond 7 layers some runs fail again.
 """
 
-from orderscale_jax.config import default_config
+from orderscale_jax.config import table_config
 from orderscale_jax.sweep import sweep_config
 
 
 def get_config():
-    base = default_config()
-    base.train.batches = "sampled"
-    base.train.batch_size = 1024
-    base.train.max_steps = 50_000
-    base.train.eval_every = 500
-    return sweep_config(base, {"task.list_len": range(1, 9), "model.n_layers": range(1, 11)}, seeds=3)
+    return sweep_config(
+        table_config(), {"task.list_len": range(1, 9), "model.n_layers": range(1, 11)}, seeds=3
+    )

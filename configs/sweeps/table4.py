@@ -12,7 +12,7 @@ above 0.90; with LayerNorm nearly all near 0.985.
 
 import itertools
 
-from orderscale_jax.config import default_config
+from orderscale_jax.config import table_config
 from orderscale_jax.sweep import sweep_config
 
 FIELDS = "model.d_model", "model.layer_norm", "model.bias", "model.learn_wv", "model.learn_wo"
@@ -20,11 +20,6 @@ WIDTHS = 8, 32, 128  # plain models of other widths than 64
 
 
 def get_config():
-    base = default_config()
-    base.train.batches = "sampled"
-    base.train.batch_size = 1024
-    base.train.max_steps = 50_000
-    base.train.eval_every = 500
     variants = [(64, *switches) for switches in itertools.product((False, True), repeat=4)]
     plain = [(d_model, False, False, False, False) for d_model in WIDTHS]
-    return sweep_config(base, {FIELDS: variants + plain}, seeds=30)
+    return sweep_config(table_config(), {FIELDS: variants + plain}, seeds=30)

@@ -3,6 +3,7 @@
 `observe(model, lists)` runs the model once; the analyses take that observation.
 """
 
+from orderscale_jax.analysis.ablation import EdgeAblation, ablate_edges
 from orderscale_jax.analysis.attention import (
     AttentionStatistics,
     SepAttention,
@@ -29,6 +30,7 @@ __all__ = [
     "AttentionStatistics",
     "ClosedForm",
     "Difference",
+    "EdgeAblation",
     "Exchange",
     "JointAblation",
     "ListErrors",
@@ -42,6 +44,7 @@ __all__ = [
     "Reconstruction",
     "SepAttention",
     "Separability",
+    "ablate_edges",
     "ablate_jointly",
     "attention_statistics",
     "closed_form",

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from orderscale_jax import figures
+from orderscale_jax.report.published import PAPER_MODE
 from orderscale_jax.report.study import Study
 from orderscale_jax.report.words import count
 
@@ -36,7 +37,7 @@ def draw(found: Study, history: tuple[figures.Curve, ...] = ()) -> dict[str, Fig
     return drawn
 
 
-def flow(found: Study, mode: str = "renormalize") -> figures.Flow:
+def flow(found: Study) -> figures.Flow:
     """A study's panel of the information flow (Figure 1), with its first list in the nodes."""
     seen, lens = found.observation, found.lens
     nodes = lens.predicted[0].copy()
@@ -45,7 +46,7 @@ def flow(found: Study, mode: str = "renormalize") -> figures.Flow:
     n_layers = seen.graph.n_layers
     return figures.Flow(
         title=layers.get(n_layers, count(n_layers, "layer")),
-        ablation=found.ablations[mode],
+        ablation=found.ablations[PAPER_MODE],
         patterns=found.attention.mean_pattern,
         lens=nodes,
         n_digits=seen.model.config.n_digits,

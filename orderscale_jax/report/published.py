@@ -37,7 +37,9 @@ PAPER: dict[str, dict[tuple[str, ...], float]] = {
     "three_layer": {("val", "accuracy"): 1.0, ("parameters", "trainable"): 125_056},
 }
 
-# Change of accuracy by (layer, query, key), mode `zero`: the labels in Figure 1.
+PAPER_MODE = "zero"  # of ablation, in Figure 1
+
+# Change of accuracy by (layer, query, key): the labels in Figure 1.
 PAPER_FIGURE_1: dict[str, dict[tuple[int, int, int], float]] = {
     "two_layer": {
         (0, 2, 0): -0.509,

@@ -10,6 +10,7 @@ from typing import Any
 
 from orderscale_jax.figures.training import TRANSITION, Curve
 from orderscale_jax.graph import Edge, Graph
+from orderscale_jax.report.published import PAPER_MODE
 from orderscale_jax.report.words import count, edge_label, enumerate_words, number, percent, points
 
 Results = Mapping[str, Any]
@@ -70,7 +71,7 @@ def description(results: Results) -> str:
 
 
 def information_flow(results: Results) -> list[str]:
-    graph, ablation = graph_of(results), results["ablation"]["renormalize"]
+    graph, ablation = graph_of(results), results["ablation"][PAPER_MODE]
     critical = [Edge(*edge) for edge in ablation["critical"]]
     tolerance = 100 * ablation["critical_tolerance"]
     live = len(graph.live_edges)

@@ -1,0 +1,102 @@
+"""A run of many is the run that it would be alone, whatever ends it and however few fit at once."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from orderscale_jax import ensemble
+from orderscale_jax.config import default_config
+from orderscale_jax.devices import Advance, place, start_runs
+from orderscale_jax.ensemble import Ensemble, make_setup, planned_bytes, results
+
+SEEDS = np.arange(8)
+
+
+@pytest.fixture(scope="module")
+def task():
+    """(setup, split) under which eight seeds end by every rule there is."""
+    config = default_config()
+    config.task.n_digits = 6
+    config.model.d_model, config.model.n_layers = 8, 3
+    config.train.update(
+        batch_size=8,
+        learning_rate=0.02,
+        eval_every=5,
+        max_steps=40,
+        target_accuracy=0.95,
+        patience=1,
+        patience_threshold=0.7,
+        min_accuracy=0.9,
+        max_retries=2,
+    )
+    return make_setup(config)
+
+
+def train(task, seeds):
+    setup, split = task
+    running, largest = Ensemble(setup, split, start_runs(setup, np.asarray(seeds))), 0
+    while not running.done:
+        largest = max(largest, running.placement.n_runs)
+        running.advance()
+    return results(setup, split, running.state()), largest
+
+
+@pytest.fixture(scope="module")
+def together(task):
+    return train(task, SEEDS)[0]
+
+
+def assert_same(found, expected):
+    for field in dataclasses.fields(expected):
+        if field.name == "params":
+            jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+        else:
+            assert getattr(found, field.name) == getattr(expected, field.name), field.name
+
+
+def test_every_rule_ends_some_run(together):
+    """What the next tests compare is worth comparing."""
+    assert any(run.accuracy >= 0.95 and run.attempts == 1 for run in together)  # the target
+    assert any(run.steps == 80 for run in together)  # max_steps, twice
+    assert any(run.attempts == 1 and run.accuracy < 0.95 and run.steps < 40 for run in together)  # patience
+    assert any(run.attempts == 2 for run in together)
+    assert len({run.steps for run in together}) > 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_run_of_eight_is_the_run_alone(task, together, seed):
+    (alone,), _ = train(task, [seed])
+    assert_same(together[seed], alone)
+
+
+def test_runs_that_advance_together_go_as_if_alone(task):
+    """Vectorised, as on an accelerator: equal up to rounding."""
+    setup, split = task
+    started = start_runs(setup, SEEDS)
+    vectorized = dataclasses.replace(place(8, 8), vectorize=True)
+    both = []
+    for placement in (vectorized, place(8, 8)):
+        advance = Advance(setup, placement)
+        runs, _ = advance(advance.load(started), split.train, split.validation)
+        both.append(advance.fetch(runs.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *both)
+
+
+def test_runs_that_do_not_fit_wait(task, together, monkeypatch):
+    enough = planned_bytes(*task, 2)
+    assert planned_bytes(*task, 1) < enough < planned_bytes(*task, 8)
+    monkeypatch.setattr(ensemble, "memory", lambda: enough)
+    found, largest = train(task, SEEDS)
+    assert largest == 2
+    for run, expected in zip(found, together, strict=True):
+        assert_same(run, expected)
+
+
+def test_the_plan_holds_what_the_runs_keep(task):
+    """Weights, both moments and best weights of every run must lie in the planned memory."""
+    setup, split = task
+    runs = start_runs(setup, SEEDS)
+    kept = sum(array.nbytes for array in jax.tree.leaves(runs))
+    assert kept < planned_bytes(setup, split, 8) < 20 * kept
