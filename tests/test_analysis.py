@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -313,12 +312,6 @@ def test_margin_of_two_points(two_layers):
     (pair,) = analysis.separate_outputs(observed).pairs
     assert not pair.separable and np.isnan(pair.margin)
     assert pair.accuracy == pytest.approx(49 / 50)
-
-
-def test_separability_without_scikit_learn(two_layers, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
-        analysis.separate_outputs(two_layers)
 
 
 def test_is_separable_by_the_smallest_gap():

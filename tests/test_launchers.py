@@ -55,6 +55,7 @@ BAD = {
     "unknown group": ([TWO_LAYER, WORKDIR, "--config.optimizer.lr=3"], "optimizer"),
     "no number": ([TWO_LAYER, WORKDIR, "--config.model.n_layers=two"], "expected a whole number"),
     "no such file": (["--config=nowhere.py", WORKDIR], "there is no configuration file 'nowhere.py'"),
+    "broken config": (["--config=file", WORKDIR], "the configuration file failed: "),
     "no workdir": ([TWO_LAYER], "--workdir is required"),
     "no config": ([WORKDIR], "--config is required"),
     "a file in the way": ([TWO_LAYER, "--workdir=file/run"], "cannot be written"),

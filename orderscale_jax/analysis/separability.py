@@ -8,6 +8,8 @@ import warnings
 
 import jax
 import numpy as np
+from sklearn import svm
+from sklearn.exceptions import ConvergenceWarning
 
 from orderscale_jax.analysis.observation import Observation, chunks
 
@@ -56,9 +58,6 @@ def separate_outputs(observation: Observation) -> Separability:
 
     Whether one exists is decided first, exactly, by linear programming: where no plane separates
     the points a hard margin is not defined, and the accuracy is that of a soft one.
-
-    Raises:
-      ImportError: scikit-learn is not installed.
     """
     residuals = observation.residuals[:MAX_LISTS]
     projections = residuals @ np.asarray(observation.model.pos_embed.W_pos[...]).T
@@ -98,7 +97,6 @@ def is_separable(points: np.ndarray, side: np.ndarray) -> bool:
 
 
 def _hard_margin(points, side):
-    svm, ConvergenceWarning = _scikit_learn()
     machine = svm.SVC(kernel="linear", C=HARD_MARGIN, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # passed on as `converged`
@@ -107,7 +105,6 @@ def _hard_margin(points, side):
 
 
 def _soft_margin(points, side):
-    svm, ConvergenceWarning = _scikit_learn()
     mean, scale = points.mean(0), points.std(0)
     scale[scale == 0] = 1
     machine = svm.LinearSVC(dual=False)
@@ -116,18 +113,6 @@ def _soft_margin(points, side):
         machine.fit((points - mean) / scale, side)
     weights = machine.coef_[0] / scale
     return weights, machine.intercept_[0] - weights @ mean, True
-
-
-def _scikit_learn():
-    """`sklearn.svm` and its warning; imported late because only this needs the package."""
-    try:
-        from sklearn import svm
-        from sklearn.exceptions import ConvergenceWarning
-    except ImportError:
-        raise ImportError(
-            "separability needs scikit-learn, which is not installed: pip install scikit-learn"
-        ) from None
-    return svm, ConvergenceWarning
 
 
 @dataclasses.dataclass(frozen=True)

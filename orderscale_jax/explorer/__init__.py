@@ -47,12 +47,6 @@ def explorer_html(model: ListTransformer, *, examples=None) -> str:
     return page.substitute(parts, data=json.dumps(data), largest_digit=config.n_digits - 1)
 
 
-def standalone_page(model: ListTransformer, *, examples=None) -> str:
-    """`explorer_html` as a whole page; its content security policy forbids every request."""
-    page = string.Template(_resource("page.html"))
-    return page.substitute(explorer=explorer_html(model, examples=examples))
-
-
 def _check_applies(config: ModelConfig) -> None:
     """ValueError naming everything about `config` for which the closed form does not hold."""
     differences = [

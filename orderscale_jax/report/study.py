@@ -57,7 +57,6 @@ def study(model: ListTransformer, lists: np.ndarray) -> Study:
 
     Raises:
       ValueError: no lists, or lists that do not fit the model.
-      ImportError: scikit-learn is not installed.
     """
     observation = analysis.observe(model, lists)
     graph = observation.graph
