@@ -42,10 +42,10 @@ def main(argv):
             shown = Shown(bar, n_cells=jobs[-1].cell.index + 1)
             rows = sweep.run(CONFIG.value, workdir, shown)
         if hosts.index() == 0:
-            for name, figure in pictures(rows).items():
+            for name, figure in pictures(rows, CONFIG.value.success).items():
                 figures.save(figure, workdir / name)
             print(f"{len(rows)} runs: {workdir / sweep.RESULTS}")
-            for summary in summarize(rows):
+            for summary in summarize(rows, threshold=CONFIG.value.success):
                 print(sentence(summary))
 
 
@@ -110,9 +110,9 @@ def sentence(summary: Summary) -> str:
     return text + (f", half of all by step {median:,.0f}" if median == median else "")
 
 
-def pictures(rows) -> dict[str, Figure]:
+def pictures(rows, success: float) -> dict[str, Figure]:
     """The figures of a sweep by the name of their file."""
-    summaries = summarize(rows)
+    summaries = summarize(rows, threshold=success)
     drawn = {
         "success_rates": figures.success_rates(summaries),
         "accuracy_strips": figures.outcome_strips(summaries, "accuracy"),

@@ -20,7 +20,6 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax._src.distributed import global_state  # JAX gives its key-value store no public name
 
 PERIOD = 0.5  # seconds between two signs of life
 PATIENCE = 40  # periods without one, after which a process counts as gone
@@ -138,7 +137,7 @@ def gather(value: bytes) -> list[bytes]:
     """
     if count() == 1:
         return [value]
-    client, exchange = global_state.client, f"orderscale/gather/{next(_exchange)}"
+    client, exchange = _distributed().client, f"orderscale/gather/{next(_exchange)}"
     try:
         client.key_value_set_bytes(f"{exchange}/{index()}", zlib.compress(value, 1))
         return [zlib.decompress(_wait(client, f"{exchange}/{i}")) for i in range(count())]
@@ -166,7 +165,7 @@ class _Watch:
 
     def __init__(self, on_loss: Callable[[str], None]):
         self.over = threading.Event()
-        self._client, self._on_loss = global_state.client, on_loss
+        self._client, self._on_loss = _distributed().client, on_loss
         self._beats: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._judge)]
@@ -219,9 +218,16 @@ class _Watch:
                 return
 
 
+def _distributed():
+    """JAX's state of the processes, with their key-value store; it has no public name."""
+    from jax._src.distributed import global_state
+
+    return global_state
+
+
 def _refused() -> bool:
     """Whether nobody is at the place of process 0 any more."""
-    host, port = global_state.coordinator_address.rsplit(":", 1)
+    host, port = _distributed().coordinator_address.rsplit(":", 1)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PERIOD).close()
     except ConnectionError:

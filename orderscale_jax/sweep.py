@@ -30,7 +30,7 @@ from orderscale_jax import hosts, training
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import TrainConfig, check_seeds
 from orderscale_jax.ensemble import Ensemble, make_setup
-from orderscale_jax.sweep_results import ResultsFile, read_results, write_results
+from orderscale_jax.sweep_results import SUCCESS, ResultsFile, read_results, write_results
 from orderscale_jax.training import Run, Setup
 
 RESULTS = "results.csv"
@@ -42,6 +42,7 @@ def sweep_config(
     grid: Mapping[str | tuple[str, ...], Iterable[Any]],
     seeds: int,
     first_seed: int = 0,
+    success: float = SUCCESS,
 ) -> ml_collections.ConfigDict:
     """The configuration of a sweep.
 
@@ -51,6 +52,7 @@ def sweep_config(
         or several fields with tuples of values, which makes grids that are not rectangles. A later
         axis overrides an earlier one.
       seeds, first_seed: every cell runs with seeds first_seed … first_seed + seeds - 1.
+      success: accuracy from which a run counts as a success in figures and sentences.
     """
     axes = []
     for fields, values in grid.items():
@@ -58,7 +60,7 @@ def sweep_config(
         points = [tuple(value) if len(fields) > 1 else (value,) for value in values]
         axes.append((fields, tuple(points)))
     return ml_collections.ConfigDict(
-        {"base": base, "grid": tuple(axes), "seeds": seeds, "first_seed": first_seed}
+        {"base": base, "grid": tuple(axes), "seeds": seeds, "first_seed": first_seed, "success": success}
     )
 
 
