@@ -141,6 +141,11 @@ def model_config(config: ml_collections.ConfigDict) -> ModelConfig:
 
 def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
     """The `train` group, checked."""
+    if "train" not in config:
+        raise ValueError(
+            "this configuration does not say how to train, as that of an imported checkpoint: copy its "
+            "task and model groups into one of default_config()"
+        )
     return _build(TrainConfig, "train", config.train)
 
 

@@ -67,15 +67,16 @@ class Scales:
     """Residuals of `lists` [B, n] in scales, each computed once however many variants ask.
 
     A variant is a set of cut edges; what lies upstream of none of them is shared with the intact
-    model. All methods trace into the surrounding computation.
+    model. Where the cuts are known only to the computation, `keep` holds a weight [] per edge, 0 or 1.
+    All methods trace into the surrounding computation.
     """
 
-    def __init__(self, model: ListTransformer, lists):
+    def __init__(self, model: ListTransformer, lists, keep: dict[Edge, jax.Array] | None = None):
         config = model.config
         if not applies(config):
             raise ValueError("the scale form needs one head and frozen projections without variants")
         self.model, self.graph, self.lists = model, config.graph, lists
-        self.sources = _sources(model)
+        self.sources, self.keep = _sources(model), keep
         self._scores, self._queries, self._residuals = {}, {}, {}
 
     def final(self, position: int, cuts=frozenset(), renormalize: bool = True) -> dict[int, Scale]:
@@ -85,7 +86,7 @@ class Scales:
     def residual(self, layer: int, position: int, cuts: frozenset[Edge], renormalize: bool):
         """Scales of the residual that `position` carries into `layer`."""
         cuts = cuts & self.graph.upstream(layer, position)
-        key = layer, position, cuts, renormalize and bool(cuts)
+        key = layer, position, cuts, renormalize and bool(cuts or self.keep)
         if key not in self._residuals:
             if layer == 0:
                 self._residuals[key] = {position: 1.0}
@@ -102,7 +103,10 @@ class Scales:
         carried = [self.residual(layer, key, cuts, renormalize) for key in keys]
         weights = self.attention(layer, own, carried)
         kept = [Edge(layer, query, key) not in cuts for key in keys]
-        if renormalize and not all(kept) and any(kept):
+        if self.keep is not None:
+            edges = [Edge(layer, query, key) for key in keys]
+            weights = [w * self.keep.get(e, 1.0) for w, e in zip(weights, edges, strict=True)]
+        if renormalize and any(kept) and (self.keep is not None or not all(kept)):
             total = sum(w for w, keep in zip(weights, kept, strict=True) if keep)
             weights = [w / jnp.maximum(total, SMALLEST_ROW_SUM) for w in weights]
         out = dict(own)

@@ -13,6 +13,7 @@ from conftest import VARIANTS, random_model
 
 from orderscale_jax.checkpoint import load_checkpoint, named_arrays
 from orderscale_jax.convert import from_torch, read_arrays, to_torch
+from orderscale_jax.ensemble import make_setup
 
 
 def published(config) -> dict[str, np.ndarray]:
@@ -71,6 +72,12 @@ def test_the_variant_is_read_off_the_arrays(config):
     ours = named_arrays(model)
     assert_equal(ours, {name: arrays[name] for name in ours})
     assert_equal(to_torch(model), without_buffers(arrays))
+
+
+def test_training_an_imported_configuration_is_refused():
+    _, config = from_torch(published(VARIANTS["plain"]))
+    with pytest.raises(ValueError, match="does not say how to train"):
+        make_setup(config)
 
 
 def test_our_models_go_out_and_come_back(any_model):

@@ -115,21 +115,18 @@ def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
     model = nnx.merge(graphdef, params)
     config, renormalize = model.config, mode == "renormalize"
     with jax.default_matmul_precision("highest"):
-        if scales.pays(config) and config.list_len <= LONGEST_IN_SCALES:
+        in_scales = scales.pays(config) and config.list_len <= LONGEST_IN_SCALES
+        if in_scales:
             intact, cut = _cut_scales(model, lists, renormalize)
         else:
             intact, cut = _cut_residuals(model, lists, renormalize, head)
         is_critical = (cut - intact).mean(-1) < -tolerance
-        live = [keep_weights(config, [edge], head=head) for edge in config.graph.live_edges]
-        live = np.stack(live) if live else np.ones((0, *keep_weights(config, ()).shape), np.float32)
-        weights = jnp.where(is_critical[:, None, None, None, None], 1.0, live).prod(0)
-
-        def together(_):
-            correct = metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists)
-            return correct.mean(0)
-
-        # Dead edges may be left in place: they change nothing.
-        rest = jax.lax.cond(is_critical.all(), lambda intact: intact, together, intact)
+        together = _together_scales if in_scales else functools.partial(_together_residuals, head=head)
+        rest = jax.lax.cond(
+            is_critical.all(),
+            lambda: intact,
+            lambda: together(model, lists, renormalize, is_critical.astype(jnp.float32)),
+        )
     return intact, cut, rest
 
 
@@ -148,6 +145,28 @@ def _cut_scales(model: ListTransformer, lists, renormalize: bool):
         columns.append(accuracies[jnp.array(places)])
     accuracies = jnp.stack(columns, axis=1)
     return accuracies[0], accuracies[1:]
+
+
+def _together_scales(model: ListTransformer, lists, renormalize: bool, kept):
+    """Accuracy [n] where live edge e weighs kept[e], 0 or 1; dead edges change nothing and stay."""
+    graph = model.config.graph
+    residuals = Scales(model, lists, {edge: kept[i] for i, edge in enumerate(graph.live_edges)})
+    table = LogitTable(model)
+    rows = table.rows(lists)
+    found = []
+    for output in graph.outputs:
+        final = residuals.final(output, renormalize=renormalize)
+        found.append(_accuracies(table, rows, [final], lists[:, output - graph.sep - 1]))
+    return jnp.concatenate(found)
+
+
+def _together_residuals(model: ListTransformer, lists, renormalize: bool, kept, *, head: int | None):
+    """`_together_scales` for any model."""
+    config = model.config
+    weights = jnp.asarray(keep_weights(config, (), head=head))
+    for i, edge in enumerate(config.graph.live_edges):
+        weights *= jnp.where(kept[i] > 0, 1.0, keep_weights(config, [edge], head=head))
+    return metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists).mean(0)
 
 
 def _accuracies(table: LogitTable, rows, residuals: list[dict], targets):
