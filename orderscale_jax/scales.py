@@ -16,6 +16,7 @@ Dimensions: B lists, N digits, D model, V vocabulary (padded: W).
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -64,54 +65,55 @@ def loss(model: ListTransformer, lists) -> jax.Array:
 
 
 class Scales:
-    """Residuals of `lists` [B, n] in scales, each computed once however many variants ask.
+    """Residuals of `lists` [B, n] in scales, each computed once.
 
-    A variant is a set of cut edges; what lies upstream of none of them is shared with the intact
-    model. Where the cuts are known only to the computation, `keep` holds a weight [] per edge, 0 or 1.
-    All methods trace into the surrounding computation.
+    Attention to an edge in `keep` is multiplied by its weight, a number or an array []; with
+    `renormalize` the row is then rescaled to sum 1 (a row without any attention left stays 0). All
+    methods trace into the surrounding computation.
     """
 
-    def __init__(self, model: ListTransformer, lists, keep: dict[Edge, jax.Array] | None = None):
+    def __init__(
+        self,
+        model: ListTransformer,
+        lists,
+        keep: Mapping[Edge, Scale] | None = None,
+        renormalize: bool = True,
+    ):
         config = model.config
         if not applies(config):
             raise ValueError("the scale form needs one head and frozen projections without variants")
         self.model, self.graph, self.lists = model, config.graph, lists
-        self.sources, self.keep = _sources(model), keep
+        self.keep, self.renormalize = keep or {}, renormalize
+        self.sources = _sources(model)
         self._scores, self._queries, self._residuals = {}, {}, {}
 
-    def final(self, position: int, cuts=frozenset(), renormalize: bool = True) -> dict[int, Scale]:
-        """Scales of the final residual at `position` with the edges in `cuts` cut."""
-        return self.residual(self.graph.n_layers, position, frozenset(cuts), renormalize)
+    def final(self, position: int) -> dict[int, Scale]:
+        """Scales of the final residual at `position`."""
+        return self.residual(self.graph.n_layers, position)
 
-    def residual(self, layer: int, position: int, cuts: frozenset[Edge], renormalize: bool):
+    def residual(self, layer: int, position: int) -> dict[int, Scale]:
         """Scales of the residual that `position` carries into `layer`."""
-        cuts = cuts & self.graph.upstream(layer, position)
-        key = layer, position, cuts, renormalize and bool(cuts or self.keep)
-        if key not in self._residuals:
-            if layer == 0:
-                self._residuals[key] = {position: 1.0}
-            else:
-                self._residuals[key] = self._read(layer - 1, position, cuts, renormalize)
-        return self._residuals[key]
+        if (layer, position) not in self._residuals:
+            found = {position: 1.0} if layer == 0 else self._read(layer - 1, position)
+            self._residuals[layer, position] = found
+        return self._residuals[layer, position]
 
-    def _read(self, layer: int, query: int, cuts: frozenset[Edge], renormalize: bool):
+    def _read(self, layer: int, query: int) -> dict[int, Scale]:
         """The residual after `query` has read its keys in `layer`."""
-        own = self.residual(layer, query, cuts, renormalize)
-        keys = [int(k) for k in np.flatnonzero(self.graph.readable(layer)[query])]
-        if not self.graph.carries(Edge(layer, query, keys[0])):
+        own = self.residual(layer, query)
+        edges = [Edge(layer, query, int(key)) for key in np.flatnonzero(self.graph.readable(layer)[query])]
+        if not self.graph.carries(edges[0]):
             return own
-        carried = [self.residual(layer, key, cuts, renormalize) for key in keys]
+        carried = [self.residual(layer, edge.key) for edge in edges]
         weights = self.attention(layer, own, carried)
-        kept = [Edge(layer, query, key) not in cuts for key in keys]
-        if self.keep is not None:
-            edges = [Edge(layer, query, key) for key in keys]
-            weights = [w * self.keep.get(e, 1.0) for w, e in zip(weights, edges, strict=True)]
-        if renormalize and any(kept) and (self.keep is not None or not all(kept)):
-            total = sum(w for w, keep in zip(weights, kept, strict=True) if keep)
-            weights = [w / jnp.maximum(total, SMALLEST_ROW_SUM) for w in weights]
+        if any(edge in self.keep for edge in edges):
+            weights = [w * self.keep.get(edge, 1.0) for w, edge in zip(weights, edges, strict=True)]
+            if self.renormalize:
+                total = jnp.maximum(sum(weights), SMALLEST_ROW_SUM)
+                weights = [weight / total for weight in weights]
         out = dict(own)
-        for weight, residual, keep in zip(weights, carried, kept, strict=True):
-            for source, scale in residual.items() if keep else ():
+        for weight, residual in zip(weights, carried, strict=True):
+            for source, scale in residual.items():
                 out[source] = out.get(source, 0.0) + weight * scale
         return out
 

@@ -70,24 +70,16 @@ def test_both_forms_agree_when_edges_are_cut(renormalize):
         return model(lists, Interventions(keep, renormalize))
 
     @jax.jit
-    def scale():
-        residuals, table = scales.Scales(model, lists), scales.LogitTable(model)
-        rows = table.rows(lists)
-        shape = (len(lists), table.width)
+    def scale(keep):
+        weights = {edge: keep[edge.layer, 0, edge.query, edge.key] for edge in graph.edges}
+        residuals, table = scales.Scales(model, lists, weights, renormalize), scales.LogitTable(model)
+        rows, shape = table.rows(lists), (len(lists), table.width)
         with jax.default_matmul_precision("highest"):
-            return [
-                jnp.stack(
-                    [
-                        jnp.broadcast_to(table.logits(residuals.final(o, edges, renormalize), rows), shape)
-                        for o in graph.outputs
-                    ],
-                    axis=1,
-                )[..., : model.config.d_vocab]
-                for edges in sets
-            ]
+            logits = [table.logits(residuals.final(output), rows) for output in graph.outputs]
+            return jnp.stack([jnp.broadcast_to(x, shape) for x in logits], 1)[..., : model.config.d_vocab]
 
-    for edges, keep, logits in zip(sets, keeps, scale(), strict=True):
-        np.testing.assert_allclose(logits, residual(keep), rtol=1e-5, atol=1e-4, err_msg=str(edges))
+    for edges, keep in zip(sets, keeps, strict=True):
+        np.testing.assert_allclose(scale(keep), residual(keep), rtol=1e-5, atol=1e-4, err_msg=str(edges))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,7 +1,8 @@
 """Which attention edges does a model need? Every edge cut, one at a time, in one compiled pass.
 
 An edge upstream of no output is dead: cutting it changes nothing, so nothing is computed for it.
-The live ones share with the intact model whatever lies upstream of the cut.
+The live ones share what they have in common: scores and rows of logits in the scale form, every layer
+before the cut in the residual form.
 
 Dimensions: B lists, E edges, n outputs (paper, section 4.1 and Figure 1).
 """
@@ -23,7 +24,6 @@ from orderscale_jax.scales import LogitTable, Scales
 from orderscale_jax.task import check_lists
 
 MODES = ("renormalize", "zero")
-LONGEST_IN_SCALES = 2  # digits; beyond, one pass is not worth compiling every variant's scales
 CHUNK_BYTES = 256 * 2**20  # of residuals or logits alive at once while variants run side by side
 
 
@@ -114,74 +114,62 @@ def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
     """Accuracy per output: intact [n], of every live edge's cut [E, n], of all non-critical cuts [n]."""
     model = nnx.merge(graphdef, params)
     config, renormalize = model.config, mode == "renormalize"
+    n_edges = len(config.graph.live_edges)
+    in_scales = scales.pays(config)
     with jax.default_matmul_precision("highest"):
-        in_scales = scales.pays(config) and config.list_len <= LONGEST_IN_SCALES
         if in_scales:
-            intact, cut = _cut_scales(model, lists, renormalize)
+            each = jnp.concatenate([jnp.ones((1, n_edges)), 1 - jnp.eye(n_edges)])
+            accuracies = _in_scales(model, lists, renormalize, each)
+            intact, cut = accuracies[0], accuracies[1:]
         else:
             intact, cut = _cut_residuals(model, lists, renormalize, head)
         is_critical = (cut - intact).mean(-1) < -tolerance
-        together = _together_scales if in_scales else functools.partial(_together_residuals, head=head)
-        rest = jax.lax.cond(
-            is_critical.all(),
-            lambda: intact,
-            lambda: together(model, lists, renormalize, is_critical.astype(jnp.float32)),
-        )
+
+        def together():  # dead edges may be left in place: they change nothing
+            if in_scales:
+                return _in_scales(model, lists, renormalize, is_critical[None].astype(jnp.float32))[0]
+            weights = jnp.asarray(keep_weights(config, (), head=head))
+            for i, edge in enumerate(config.graph.live_edges):
+                weights *= jnp.where(is_critical[i], 1.0, keep_weights(config, [edge], head=head))
+            return metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists).mean(0)
+
+        rest = jax.lax.cond(is_critical.all(), lambda: intact, together)
     return intact, cut, rest
 
 
-def _cut_scales(model: ListTransformer, lists, renormalize: bool):
-    """(intact [n], cut [E, n]) in the scale form: residuals shared by variants are the same object."""
-    graph = model.config.graph
-    residuals, table = Scales(model, lists), LogitTable(model)
-    rows = table.rows(lists)
-    variants = [frozenset(), *(frozenset([edge]) for edge in graph.live_edges)]
-    columns = []
-    for output in graph.outputs:
-        finals = [residuals.final(output, cuts, renormalize) for cuts in variants]
-        distinct = list({id(final): final for final in finals}.values())
-        accuracies = _accuracies(table, rows, distinct, lists[:, output - graph.sep - 1])
-        places = [next(i for i, other in enumerate(distinct) if other is final) for final in finals]
-        columns.append(accuracies[jnp.array(places)])
-    accuracies = jnp.stack(columns, axis=1)
-    return accuracies[0], accuracies[1:]
+def _in_scales(model: ListTransformer, lists, renormalize: bool, keeps):
+    """Accuracy [K, n] where live edge e weighs keeps[k, e], in the scale form.
 
+    Scores and rows of logits are looked up once for all variants, which differ in a few numbers a list.
+    """
+    graph, table = model.config.graph, LogitTable(model)
 
-def _together_scales(model: ListTransformer, lists, renormalize: bool, kept):
-    """Accuracy [n] where live edge e weighs kept[e], 0 or 1; dead edges change nothing and stay."""
-    graph = model.config.graph
-    residuals = Scales(model, lists, {edge: kept[i] for i, edge in enumerate(graph.live_edges)})
-    table = LogitTable(model)
-    rows = table.rows(lists)
-    found = []
-    for output in graph.outputs:
-        final = residuals.final(output, renormalize=renormalize)
-        found.append(_accuracies(table, rows, [final], lists[:, output - graph.sep - 1]))
-    return jnp.concatenate(found)
+    def one_chunk(chunk):
+        """Correct outputs [K, n], counted, of b lists of which some may be padding."""
+        lists, is_list = chunk
+        rows = table.rows(lists)
 
+        def one(keep):
+            weights = {edge: keep[i] for i, edge in enumerate(graph.live_edges)}
+            residuals = Scales(model, lists, weights, renormalize)
+            counts = []
+            for output in graph.outputs:
+                logits = table.logits(residuals.final(output), rows)
+                logits = jnp.broadcast_to(logits, (len(lists), table.width))
+                correct = metrics.is_correct(logits, lists[:, output - graph.sep - 1])
+                counts.append((correct & is_list).sum())
+            return jnp.stack(counts)
 
-def _together_residuals(model: ListTransformer, lists, renormalize: bool, kept, *, head: int | None):
-    """`_together_scales` for any model."""
-    config = model.config
-    weights = jnp.asarray(keep_weights(config, (), head=head))
-    for i, edge in enumerate(config.graph.live_edges):
-        weights *= jnp.where(kept[i] > 0, 1.0, keep_weights(config, [edge], head=head))
-    return metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists).mean(0)
+        return jax.vmap(one)(keeps)
 
-
-def _accuracies(table: LogitTable, rows, residuals: list[dict], targets):
-    """Accuracy [K] of one output for each of K residuals in scales, over targets [B]."""
-    sources = sorted(set().union(*residuals))
-    stacked = {  # [K, B]: a source that a residual lacks has scale 0
-        s: jnp.stack([jnp.broadcast_to(jnp.asarray(r.get(s, 0.0)), targets.shape) for r in residuals])
-        for s in sources
-    }
-
-    def one(residual):
-        return metrics.is_correct(table.logits(residual, rows), targets).mean()
-
-    together = len(residuals) * len(targets) * table.width * 4 <= CHUNK_BYTES
-    return jax.vmap(one)(stacked) if together else jax.lax.map(one, stacked)
+    size = min(len(lists), max(1, CHUNK_BYTES // (4 * table.width * len(keeps))))
+    padding = -len(lists) % size
+    padded = jnp.pad(lists, ((0, padding), (0, 0)))
+    chunks = (
+        padded.reshape(-1, size, lists.shape[1]),
+        (jnp.arange(len(padded)) < len(lists)).reshape(-1, size),
+    )
+    return jax.lax.map(one_chunk, chunks).sum(0) / len(lists)
 
 
 def _cut_residuals(model: ListTransformer, lists, renormalize: bool, head: int | None):
