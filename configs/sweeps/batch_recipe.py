@@ -11,7 +11,8 @@ The recipes: the full batch (`reshuffle` with the whole training set as its batc
 changes). The full batch also runs with gradient noise: if noise is the cause, it must switch the
 effect; if the symmetry of the two orders is, `mirrored` must.
 
-Expect: `reshuffle` at batch 2,048 breaks through with every seed, `sampled` with none.
+Expect, from the reduced grid: `resample`, `replay`, `reshuffle` and the full batch break through with most
+seeds, `sampled` and `mirrored` with hardly any unless there is LayerNorm.
 """
 
 from orderscale_jax.config import default_config
