@@ -19,16 +19,16 @@ def task():
     """(setup, split) under which eight seeds end by every rule there is."""
     config = default_config()
     config.task.n_digits = 6
-    config.model.d_model, config.model.n_layers = 8, 3
+    config.model.d_model = 8
     config.train.update(
         batch_size=8,
-        learning_rate=0.02,
+        learning_rate=0.04,
         eval_every=5,
-        max_steps=40,
-        target_accuracy=0.95,
-        patience=1,
-        patience_threshold=0.7,
-        min_accuracy=0.9,
+        max_steps=35,
+        target_accuracy=0.6,
+        patience=2,
+        patience_threshold=0.4,
+        min_accuracy=0.55,
         max_retries=2,
     )
     return make_setup(config)
@@ -58,11 +58,11 @@ def assert_same(found, expected):
 
 def test_every_rule_ends_some_run(together):
     """What the next tests compare is worth comparing."""
-    assert any(run.accuracy >= 0.95 and run.attempts == 1 for run in together)  # the target
-    assert any(run.steps == 80 for run in together)  # max_steps, twice
-    assert any(run.attempts == 1 and run.accuracy < 0.95 and run.steps < 40 for run in together)  # patience
-    assert any(run.attempts == 2 for run in together)
-    assert len({run.steps for run in together}) > 3
+    first = [run for run in together if run.attempts == 1]
+    assert any(run.accuracy >= 0.6 for run in first)  # the target
+    assert any(run.accuracy < 0.6 and run.steps == 35 for run in first)  # max_steps
+    assert any(run.accuracy < 0.6 and run.steps < 35 for run in first)  # patience
+    assert len(first) < len(together)  # a retry
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -75,9 +75,9 @@ def test_runs_that_advance_together_go_as_if_alone(task):
     """Vectorised, as on an accelerator: equal up to rounding."""
     setup, split = task
     started = start_runs(setup, SEEDS)
-    vectorized = dataclasses.replace(place(8, 8), vectorize=True)
+    in_turn = place(8, 8)
     both = []
-    for placement in (vectorized, place(8, 8)):
+    for placement in (in_turn, dataclasses.replace(in_turn, vectorize=True)):
         advance = Advance(setup, placement)
         runs, _ = advance(advance.load(started), split.train, split.validation)
         both.append(advance.fetch(runs.params))

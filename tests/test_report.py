@@ -154,9 +154,9 @@ def test_sentences_change_with_the_numbers(two_layer):
     flow = statements.information_flow(two_layer)
     assert "5 can reach an output at all, and 5 are critical" in flow[0]
     assert "all that the model needs" in flow[1]
-    two_layer["ablation"]["renormalize"]["accuracy_without_non_critical"] = 0.5
+    two_layer["ablation"]["zero"]["accuracy_without_non_critical"] = 0.5
     assert "not so together" in statements.information_flow(two_layer)[1]
-    two_layer["ablation"]["renormalize"]["critical"] = []
+    two_layer["ablation"]["zero"]["critical"] = []
     assert "none is critical" in statements.information_flow(two_layer)[0]
 
     assert "same in the other mode" not in statements.ablation(two_layer, "zero")[1]

@@ -4,8 +4,10 @@
 
 17 cells of 16 seeds, at most 30,000 steps each: an hour on 2 cores that had other work too. The rows are
 shipped as `experiments/results/batch_recipe_small.csv`; copied to `results.csv` in a work directory, they
-make the same command draw the figures at once. `batch_recipe.py` is the whole grid. Full-size lists with batches of 512, and an alphabet of 30, where the full batch is
-affordable; a run ends when 85 % of the validation outputs are right, well past the breakthrough.
+make the same command draw the figures at once. `batch_recipe.py` is the whole grid.
+
+Full-size lists with batches of 512, and an alphabet of 30, where the full batch is affordable; a run ends
+when 85 % of the validation outputs are right, well past the breakthrough.
 
 Two explanations are tried. Noise: `reshuffle` passes through the training set, so that its noise
 nearly cancels over an epoch, while `resample` and `sampled` draw afresh; then `resample` must fail like

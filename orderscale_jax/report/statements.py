@@ -87,9 +87,8 @@ def information_flow(results: Results) -> list[str]:
         dearest = min(critical, key=changes.get)
         first += f" The costliest is {edge_label(graph, dearest)}, at {points(changes[dearest])} points."
     rest, intact = ablation["accuracy_without_non_critical"], results["val"]["accuracy"]
-    second = (
-        f"With every {'other ' if critical else ''}edge cut at once accuracy is {percent(rest)}, intact it is {percent(intact)}: "
-    )
+    which = "every other edge" if critical else "every edge"
+    second = f"With {which} cut at once accuracy is {percent(rest)}, intact it is {percent(intact)}: "
     if rest < intact - SMALL:
         second += "edges that seem dispensable one at a time are not so together."
     elif critical:
