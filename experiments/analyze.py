@@ -29,10 +29,8 @@ def main(argv):
     del argv
     launch.use_compilation_cache()
     model, config, name = _load(CHECKPOINT.value)
-    split, history = (
-        make_split(task_config(config)),
-        report.read_history(Path(CHECKPOINT.value), config.get("seed")),
-    )
+    split = make_split(task_config(config))
+    history = report.read_history(Path(CHECKPOINT.value), config.get("seed"))
     there_are, wanted = len(split.validation), EXAMPLES.value
     if wanted is not None and wanted > there_are:
         raise ValueError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")

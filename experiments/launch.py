@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from orderscale_jax import hosts
 
 EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)  # what bad input and bad places raise
+FAILED_FILE = "the configuration file failed"
 SHORTEST_CACHED_COMPILATION = 0.2  # seconds; below it reading the cache hardly pays
 
 
@@ -140,9 +141,6 @@ def use_all_cores(n_runs: int | None = None):
         jax.config.update("jax_num_cpu_devices", n_devices)
 
 
-_FAILED_FILE = "the configuration file failed"
-
-
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; an error in them is one line."""
     given = re.search(r"^--?config(?:=|\n)([^:\n]*)", "\n".join(argv), re.MULTILINE)
@@ -158,7 +156,7 @@ def _parse(argv: list[str]) -> list[str]:
     except EXPECTED_ERRORS as error:
         _fail(_sentence(error))
     except Exception as error:  # a configuration file is a program and can fail in any way
-        _fail(f"{_FAILED_FILE}: {type(error).__name__}: {_sentence(error)}")
+        _fail(f"{FAILED_FILE}: {type(error).__name__}: {_sentence(error)}")
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # absl would raise it to INFO, at which JAX chatters
     return arguments
@@ -167,7 +165,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _flag_sentence(error: flags.Error) -> str:
     """The error's text, with what Python's conversions say put in words."""
     if "Traceback" in str(error):  # the configuration file's own
-        return f"{_FAILED_FILE}: {str(error).strip().splitlines()[-1]}"
+        return f"{FAILED_FILE}: {str(error).strip().splitlines()[-1]}"
     text = _sentence(error)
     for said, meant in {
         "invalid literal for int": "expected a whole number",

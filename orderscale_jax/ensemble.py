@@ -133,9 +133,8 @@ def planned_bytes(setup: Setup, split: Split, n_runs: int) -> int:
 
 def _device_lists(split: Split):
     """Training and validation lists; where lists are sampled, any one stands for the training set."""
-    return jnp.asarray(split.validation[:1] if split.train is None else split.train), jnp.asarray(
-        split.validation
-    )
+    train = split.validation[:1] if split.train is None else split.train
+    return jnp.asarray(train), jnp.asarray(split.validation)
 
 
 @dataclasses.dataclass(frozen=True)

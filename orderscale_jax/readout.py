@@ -19,7 +19,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from orderscale_jax.tables import sum_into
+from orderscale_jax.tables import lookup, sum_into
 
 HEADROOM = 80.0  # exp(80) times any vocabulary is finite in float32
 
@@ -44,11 +44,11 @@ def _forward(constant, digits, shared, varying, lists):
     n_lists, n = lists.shape
     width = shared.shape[1]
     weight = 1.0 / lists.size
-    rows = [_at(table, lists[:, i]) for i, table in enumerate(digits)]
+    rows = [lookup(table, lists[:, i]) for i, table in enumerate(digits)]
     # What every source writes to the logit of each digit of the list: [n][source][B].
     own = [
-        [_at(table, lists[:, j], column) for j, table in enumerate(digits)]
-        + [_at(row, column) for row in shared]
+        [lookup(table, lists[:, j], column) for j, table in enumerate(digits)]
+        + [lookup(row, column) for row in shared]
         for column in lists.T
     ]
     loss = 0.0
@@ -84,11 +84,6 @@ def _backward(constant, gradients, upstream):
 
 
 readout_loss.defvjp(_forward, _backward)
-
-
-def _at(table, *indices):
-    """`table[indices]` for indices in range."""
-    return table.at[indices].get(mode="promise_in_bounds")
 
 
 def _column(scale):

@@ -69,10 +69,9 @@ class Speed:
 
     def seconds(self, setup: Setup, n_runs: int) -> float:
         """For runs that go on to `max_steps`, compilation included."""
-        (low, fast), *_, (high, slow) = self.points[scales.pays(setup.model)]
-        share = (work(setup) - low) / (high - low) if high > low else work(setup) / low - 1
-        step = fast + share * (slow - fast) if high > low else fast * (1 + share)
-        return self.compile_seconds + n_runs * setup.train.max_steps * max(step, 0.0)
+        amounts, seconds = zip(*self.points[scales.pays(setup.model)], strict=True)
+        step = np.interp(work(setup), amounts, seconds)
+        return self.compile_seconds + n_runs * setup.train.max_steps * float(step)
 
 
 def measure(setups: list[Setup]) -> Speed:

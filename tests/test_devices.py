@@ -22,8 +22,8 @@ from orderscale_jax.training import Setup
 
 assert jax.local_device_count() == 8
 setup = Setup(
-    ModelConfig(d_model=8, list_len=1, n_digits=32),
-    TaskConfig(list_len=1, n_digits=32),
+    ModelConfig(d_model=8, n_digits=8),
+    TaskConfig(n_digits=8),
     TrainConfig(batch_size=16, eval_every=7, learning_rate=0.01),
 )
 split = make_split(setup.task)

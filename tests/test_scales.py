@@ -14,7 +14,7 @@ from orderscale_jax.model import Interventions, ModelConfig, keep_weights
 from orderscale_jax.readout import HEADROOM, readout_loss
 
 # (list_len, n_layers, n_digits); 14 digits make a vocabulary of 16, which needs no padding
-SHAPES = [(1, 3, 5), (2, 1, 5), (2, 2, 14), (3, 2, 5)]
+SHAPES = [(1, 2, 5), (2, 1, 5), (2, 2, 14), (2, 3, 5), (3, 2, 5)]
 
 
 def example(list_len, n_layers, n_digits):
