@@ -21,7 +21,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +28,12 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from orderscale_jax import files
 from orderscale_jax.config import model_config
-from orderscale_jax.model import ListTransformer, ModelConfig
+from orderscale_jax.errors import UserError
+from orderscale_jax.model import ListTransformer, ModelConfig, bind
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when an older reader could not understand what is written
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -38,19 +41,22 @@ SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
 KEPT_STATES = 2  # the latest state and one to fall back on
 
 
+class DamagedError(UserError):
+    """Files of a checkpoint are missing or are not what was written."""
+
+
 def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_collections.ConfigDict):
     """Writes a model and its configuration to the directory `path`.
 
-    An older checkpoint at `path` is replaced only when the new one is complete. Every process that
-    calls this writes, without waiting for others: two must not name the same place.
+    An older checkpoint at `path` is replaced only when the new one is complete.
 
     Raises:
-      ValueError: `config` describes another model.
+      UserError: `config` describes another model, or this process is one of several of JAX.
       FileExistsError: `path` holds something that is not a checkpoint.
       OSError: `path` cannot be written.
     """
     if model_config(config) != model.config:
-        raise ValueError(
+        raise UserError(
             f"the configuration describes {model_config(config)}, but the model is {model.config}"
         )
     arrays = named_arrays(model)
@@ -64,27 +70,27 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[ListTransformer, ml_collec
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
-      ValueError: `path` is not a checkpoint, is damaged, contradicts itself, or is too new.
+      UserError: `path` is not a checkpoint, is damaged, contradicts itself, or is too new.
     """
     arrays, about = _read(Path(path))
     if not isinstance(about.get("config"), dict):
-        raise ValueError(f"{path} is not a checkpoint of a model: it holds no configuration")
+        raise UserError(f"{path} is not a checkpoint of a model: it holds no configuration")
     config = ml_collections.ConfigDict(about["config"])
     try:
         return from_named_arrays(model_config(config), arrays), config
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"the checkpoint {path} contradicts its configuration: {error}") from error
+    except UserError as error:
+        raise UserError(f"the checkpoint {path} contradicts its configuration: {error}") from error
 
 
 def load_pretrained(name: str) -> tuple[ListTransformer, ml_collections.ConfigDict]:
     """A model that comes with the package (`two_layer` or `three_layer`), and its configuration.
 
     Raises:
-      ValueError: there is no such model.
+      UserError: there is no such model.
     """
     names = pretrained_names()
     if name not in names:
-        raise ValueError(f"no pretrained model {name!r}; there is {', '.join(names) or 'none'}")
+        raise UserError(f"no pretrained model {name!r}; there is {', '.join(names) or 'none'}")
     return load_checkpoint(PRETRAINED / name)
 
 
@@ -93,6 +99,20 @@ def pretrained_names() -> tuple[str, ...]:
     if not PRETRAINED.is_dir():
         return ()
     return tuple(sorted(entry.name for entry in PRETRAINED.iterdir() if _is_ours(entry)))
+
+
+def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike):
+    """Copies a checkpoint to `target`; if another process puts one there at the same time, that one stays."""
+    target = Path(target)
+    partial = files.beside(target)
+    try:
+        shutil.copytree(source, partial)
+        partial.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def named_arrays(model: ListTransformer) -> dict[str, np.ndarray]:
@@ -106,23 +126,21 @@ def from_named_arrays(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> 
     """A model with the given arrays; the inverse of `named_arrays`.
 
     Raises:
-      ValueError: an array is missing, is not of this model, or has another shape.
+      UserError: an array is missing, is not of this model, or has another shape.
     """
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: ListTransformer(config, rngs=nnx.Rngs(0))))
+    state = nnx.state(nnx.eval_shape(lambda: ListTransformer(config, rngs=nnx.Rngs(0))), nnx.Param)
     leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     if missing := sorted(set(leaves) - set(arrays)):
-        raise ValueError(f"array {missing[0]} is missing")
+        raise UserError(f"array {missing[0]} is missing")
     if unknown := sorted(set(arrays) - set(leaves)):
-        raise ValueError(f"array {unknown[0]} does not belong to this model")
+        raise UserError(f"array {unknown[0]} does not belong to this model")
     for name, (_, leaf) in leaves.items():
         if arrays[name].shape != leaf.shape:
-            raise ValueError(
-                f"array {name} has shape {list(arrays[name].shape)}, expected {list(leaf.shape)}"
-            )
+            raise UserError(f"array {name} has shape {list(arrays[name].shape)}, expected {list(leaf.shape)}")
     filled = [
         (path, leaf.replace(jnp.asarray(arrays[name], leaf.dtype))) for name, (path, leaf) in leaves.items()
     ]
-    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+    return bind(config, nnx.from_flat_state(filled))
 
 
 def weight_digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -139,7 +157,6 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
     """Writes the training state after `step` steps, from which a killed run can go on.
 
     The last two states are kept. States of later steps belong to a course that was given up, and go.
-    Every process that calls this writes, without waiting for others.
 
     Args:
       directory: of this process's states only.
@@ -156,21 +173,32 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
 
 
 def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-    """The latest whole training state in `directory`: (step, state, metadata), or None.
+    """The latest whole training state in `directory`: (step, state, metadata), or None if there is none.
 
-    A damaged state is passed over for the one before. Leaves are NumPy arrays in the structure of
-    `like`, a pytree of arrays or of their shapes.
+    A state whose files are damaged is passed over, with a warning in the log, for the one before.
+    Leaves are NumPy arrays in the structure of `like`, a pytree of arrays or of their shapes.
 
     Raises:
-      ValueError: the states are of another structure, thus of another configuration.
+      DamagedError: there are states, and all of them are damaged.
+      UserError: a state is of another structure, thus of another configuration, or too new.
+      OSError: a state cannot be read for another reason; nothing is known to be lost.
     """
-    directory = Path(directory)
+    directory, damaged = Path(directory), []
     for step in reversed(_steps(directory)):
         try:
             arrays, about = _read(directory / f"step_{step:09d}")
-        except ValueError:
+        except DamagedError:
+            damaged.append(step)
             continue
+        if damaged:
+            logger.warning(
+                "the state of step %d in %s is damaged: going on from step %d", damaged[0], directory, step
+            )
         return step, _unflatten(arrays, like, directory), about["metadata"]
+    if damaged:
+        raise DamagedError(
+            f"no state in {directory} is whole: put back a copy of it, or delete it to train from the start"
+        )
     return None
 
 
@@ -194,7 +222,7 @@ def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: Path):
     found = {name: array.shape for name, array in arrays.items()}
     if expected != found:
         name = min(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-        raise ValueError(
+        raise UserError(
             f"the run in {directory} was made with another configuration ({name} differs): "
             "give the same configuration again or another directory"
         )
@@ -203,6 +231,11 @@ def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: Path):
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     """Writes one directory so that it is either whole or not there, and never lost on the way."""
+    if jax.process_count() > 1:
+        raise UserError(
+            "a checkpoint is written by a process that is alone: start processes as shares of the runs, without "
+            "jax.distributed"
+        )
     path = path.absolute()
     if path.exists() and not (path.is_dir() and (_is_ours(path) or not any(path.iterdir()))):
         raise FileExistsError(f"{path} exists and is not a checkpoint: name another place")
@@ -233,30 +266,48 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if not _previous(path).exists():
             raise FileNotFoundError(f"there is no checkpoint at {path}")
         path = _previous(path)  # killed between the two renames of `_write`
+    if path.is_dir():
+        os.listdir(path)  # if that is not allowed, nothing can be said of what is in it
     if not _is_ours(path):
-        raise ValueError(f"{path} is not a checkpoint of orderscale-jax")
+        raise DamagedError(f"{path} is not a checkpoint of orderscale-jax")
+    about = _read_json(path)
+    if about["format"] > FORMAT:
+        raise UserError(
+            f"the checkpoint {path} has format {about['format']} and this version of orderscale-jax reads "
+            f"formats up to {FORMAT}: install a newer version"
+        )
+    _check_sums(path)  # before orbax reads the files: its threads are loud about damage
+    with _orbax() as (ocp, checkpointer):
+        items = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        return checkpointer.restore(path, items)["arrays"], about
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What orbax's JSON handler wrote beside the arrays; it has a format's number."""
     try:
-        with _orbax() as (ocp, checkpointer):
-            about = checkpointer.restore(path, ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-            if about["format"] <= FORMAT:
-                _check_sums(path)
-                items = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-                return checkpointer.restore(path, items)["arrays"], about
-    except Exception as error:  # whatever orbax and tensorstore say of missing and broken files
-        raise ValueError(
-            f"the checkpoint {path} is damaged or was written only in part: use another copy or make it again"
-        ) from error
-    raise ValueError(
-        f"the checkpoint {path} has format {about['format']} and this version of orderscale-jax reads "
-        f"formats up to {FORMAT}: install a newer version"
+        about = json.loads((path / "config" / "metadata").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
+        raise _damaged(path)
+    return about
+
+
+def _damaged(path: Path) -> DamagedError:
+    return DamagedError(
+        f"the checkpoint {path} is damaged or was written only in part: use another copy or make it again"
     )
 
 
 def _check_sums(path: Path):
-    """Compares files with their sums before orbax reads them: its threads are loud about damage."""
-    lines = (line.split("  ", 1) for line in (path / SUMS).read_text().splitlines())
-    if {name: sum for sum, name in lines} != _file_sums(path):
-        raise ValueError(f"the files do not agree with {SUMS}")
+    """DamagedError unless the files are those of which the sums were written down."""
+    try:
+        lines = (path / SUMS).read_text(errors="replace").splitlines()
+        found = _file_sums(path)
+    except FileNotFoundError as error:
+        raise _damaged(path) from error
+    if {name: sum for sum, _, name in (line.partition("  ") for line in lines)} != found:
+        raise _damaged(path)
 
 
 def _file_sums(path: Path) -> dict[str, str]:
@@ -282,39 +333,17 @@ def _is_ours(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _orbax():
-    """orbax and a checkpointer that waits for no other process and does not chatter.
-
-    Among several processes orbax would write NumPy arrays in the first only, refuse arrays of one
-    process's devices, and mix up signals of saves that have nothing to do with each other. What is
-    saved here belongs to this process alone, so orbax is told that there is no other.
-    """
+    """orbax and a checkpointer for one directory's two items, which does not chatter."""
     import orbax.checkpoint as ocp
 
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="alone")
+    chatter = logging.getLogger("absl")
+    level = chatter.level
+    chatter.setLevel(logging.WARNING)
     handler = ocp.CompositeCheckpointHandler(
-        arrays=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-        config=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        arrays=ocp.StandardCheckpointHandler(), config=ocp.JsonCheckpointHandler()
     )
     try:
-        with _no_other_process(), ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        with ocp.Checkpointer(handler) as checkpointer:
             yield ocp, checkpointer
     finally:
-        logger.setLevel(level)
-
-
-def _no_other_process():
-    """A context in which orbax sees one process; it has no public setting for this."""
-    if jax.process_count() == 1:
-        return contextlib.nullcontext()
-    from orbax.checkpoint._src.multihost import multihost
-
-    return mock.patch.multiple(
-        multihost,
-        process_index=lambda: 0,
-        process_count=lambda: 1,
-        is_jax_distributed_client_initialized=lambda: False,
-    )
+        chatter.setLevel(level)

@@ -8,11 +8,14 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig
+from orderscale_jax.options import check_types, meanings
 from orderscale_jax.task import TaskConfig
 
 BATCHES = ("reshuffle", "replay", "resample", "mirrored", "sampled")
 SCHEDULES = ("constant", "cosine")
+TRANSITION_ACCURACY = 0.75  # a two-layer run stays near 0.50 or breaks through to 0.9; this is between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +29,11 @@ class TrainConfig:
         `resample`: drawn from the training set with replacement; `mirrored`: drawn likewise and each
         list turned round with probability 1/2, so that both orders come equally often; `sampled`:
         drawn from all lists.
-      max_steps: steps of one attempt.
-      learning_rate, weight_decay: of AdamW (betas 0.9 and 0.999, epsilon 1e-8).
-      schedule: `constant`, or `cosine` after a linear warm-up of `warmup_steps` from 0.
+      max_steps: steps of one attempt; a run of three attempts may take three times as many.
+      learning_rate: of AdamW (betas 0.9 and 0.999, epsilon 1e-8).
+      weight_decay: decoupled, on every trained array.
+      schedule: `constant`, or `cosine` after a linear warm-up from 0.
+      warmup_steps: of the cosine schedule.
       max_grad_norm: clip the global gradient norm to this; None does not clip.
       gradient_noise: standard deviation of the Gaussian noise added to every entry of the gradient at
         every step, before clipping, as a multiple of the root mean square of its array's gradient
@@ -38,8 +43,8 @@ class TrainConfig:
       target_accuracy: stop when validation accuracy reaches this.
       patience: stop after so many validations without a new best; None never does.
       patience_threshold: accuracy below which patience does not stop.
-      min_accuracy, max_retries: start afresh with another seed, at most so many attempts in all,
-        until one reaches this accuracy.
+      min_accuracy: an attempt that ends below this accuracy is followed by another, from other weights.
+      max_attempts: attempts of a run in all; the best of them is kept.
       checkpoint_every: steps between the checkpoints from which a killed run goes on.
     """
 
@@ -58,56 +63,110 @@ class TrainConfig:
     patience: int | None = None
     patience_threshold: float = 0.9
     min_accuracy: float = 0.9
-    max_retries: int = 3
+    max_attempts: int = 3
     checkpoint_every: int = 10_000
 
     def __post_init__(self):
+        check_types(self, "train")
         for name in (
             "batch_size",
             "max_steps",
             "eval_every",
             "eval_batch_size",
-            "max_retries",
+            "max_attempts",
             "checkpoint_every",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         if self.batches not in BATCHES:
-            raise ValueError(f"train.batches must be one of {', '.join(BATCHES)}; got {self.batches!r}")
+            raise UserError(f"train.batches must be one of {', '.join(BATCHES)}; got {self.batches!r}")
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"train.schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+            raise UserError(f"train.schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
         if not self.learning_rate > 0:
-            raise ValueError(f"train.learning_rate must be positive, got {self.learning_rate}")
+            raise UserError(f"train.learning_rate must be positive, got {self.learning_rate}")
         if not self.weight_decay >= 0:
-            raise ValueError(f"train.weight_decay must not be negative, got {self.weight_decay}")
+            raise UserError(f"train.weight_decay must not be negative, got {self.weight_decay}")
         if self.warmup_steps < 0:
-            raise ValueError(f"train.warmup_steps must not be negative, got {self.warmup_steps}")
+            raise UserError(f"train.warmup_steps must not be negative, got {self.warmup_steps}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"train.max_grad_norm must be positive or None, got {self.max_grad_norm}")
+            raise UserError(f"train.max_grad_norm must be positive or None, got {self.max_grad_norm}")
         if not self.gradient_noise >= 0:
-            raise ValueError(f"train.gradient_noise must not be negative, got {self.gradient_noise}")
+            raise UserError(f"train.gradient_noise must not be negative, got {self.gradient_noise}")
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"train.patience must be at least 1 or None, got {self.patience}")
+            raise UserError(f"train.patience must be at least 1 or None, got {self.patience}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What stands at the top of a configuration.
+
+    Attributes:
+      seed: decides the initial weights and the batches; of several runs it is the first one's.
+      runs: how many runs are trained as one program, with seeds seed … seed + runs - 1.
+      name: of the run, for Weights & Biases and reports; made from the options where it is empty.
+    """
+
+    seed: int = 0
+    runs: int = 1
+    name: str = ""
+
+    def __post_init__(self):
+        check_types(self, "config")
+        if self.runs < 1:
+            raise UserError(f"runs must be at least 1, got {self.runs}")
+        check_seeds(self.seed, self.runs)
+
+
+@dataclasses.dataclass(frozen=True)
+class WandbConfig:
+    """Logging to Weights & Biases.
+
+    Attributes:
+      enabled: log every validation; needs the package wandb.
+      project: where to.
+    """
+
+    enabled: bool = False
+    project: str = "order-by-scale"
+
+    def __post_init__(self):
+        check_types(self, "wandb")
+
+
+GROUPS = {"": RunConfig, "task": TaskConfig, "model": ModelConfig, "train": TrainConfig, "wandb": WandbConfig}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What is the same for every run of one program."""
+
+    model: ModelConfig
+    task: TaskConfig
+    train: TrainConfig
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """Every option with its default, in the groups `task`, `model` and `train`."""
-    task = dataclasses.asdict(TaskConfig())
-    model = {k: v for k, v in dataclasses.asdict(ModelConfig()).items() if k not in task}
-    train: dict[str, Any] = dataclasses.asdict(TrainConfig())
-    train["max_grad_norm"] = config_dict.placeholder(float)
-    train["patience"] = config_dict.placeholder(int)
-    return ml_collections.ConfigDict(
-        {
-            "seed": 0,
-            "runs": 1,
-            "name": "",
-            "task": task,
-            "model": model,
-            "train": train,
-            "wandb": {"enabled": False, "project": "order-by-scale"},
-        }
-    )
+    """Every option with its default, in the groups `task`, `model`, `train` and `wandb`.
+
+    It is locked: to set an option that does not exist is an error.
+    """
+    groups = {group: {name: default for name, default, _ in options(group)} for group in GROUPS}
+    top = groups.pop("")
+    groups["train"]["max_grad_norm"] = config_dict.placeholder(float)
+    groups["train"]["patience"] = config_dict.placeholder(int)
+    return ml_collections.ConfigDict({**top, **groups}).lock()
+
+
+def options(group: str) -> list[tuple[str, Any, str]]:
+    """Name, default and meaning of each option of a group that a configuration can set."""
+    cls = GROUPS[group]
+    meaning = meanings(cls)
+    taken = {field.name for field in dataclasses.fields(TaskConfig)} if cls is ModelConfig else ()
+    return [
+        (field.name, field.default, meaning.get(field.name, ""))
+        for field in dataclasses.fields(cls)
+        if field.name not in taken  # the task's list length and alphabet are the model's
+    ]
 
 
 def table_config() -> ml_collections.ConfigDict:
@@ -121,15 +180,26 @@ def table_config() -> ml_collections.ConfigDict:
 
 
 def check_seeds(first: int, count: int):
-    """ValueError unless seeds first … first + count - 1 are different unsigned 32-bit numbers."""
+    """UserError unless seeds first … first + count - 1 are different unsigned 32-bit numbers."""
     if not 0 <= first <= 2**32 - count:
-        raise ValueError(f"seeds must be from 0 to {2**32 - 1}, got {first} … {first + count - 1}")
+        raise UserError(f"seeds must be from 0 to {2**32 - 1}, got {first} … {first + count - 1}")
+
+
+def check_config(config: ml_collections.ConfigDict):
+    """UserError unless `config` is complete and every option in it exists and fits."""
+    top = {name: value for name, value in config.items() if name not in GROUPS}
+    _build(RunConfig, "", top)
+    model_config(config), train_config(config)
+    if "wandb" in config:
+        _build(WandbConfig, "wandb", config.wandb)
 
 
 def task_config(config: ml_collections.ConfigDict) -> TaskConfig:
     """The `task` group, checked."""
     if "grid" in config:
-        raise ValueError("this is the configuration of a sweep: give it to experiments.sweep")
+        raise UserError("this is the configuration of a sweep: give it to `orderscale sweep`")
+    if "task" not in config or "model" not in config:
+        raise UserError("a configuration needs the groups task and model: start from default_config()")
     return _build(TaskConfig, "task", config.task)
 
 
@@ -142,7 +212,7 @@ def model_config(config: ml_collections.ConfigDict) -> ModelConfig:
 def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
     """The `train` group, checked."""
     if "train" not in config:
-        raise ValueError(
+        raise UserError(
             "this configuration does not say how to train, as that of an imported checkpoint: copy its "
             "task and model groups into one of default_config()"
         )
@@ -151,7 +221,10 @@ def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
 
 def _build(cls, group: str, values, **more):
     known = {field.name for field in dataclasses.fields(cls)} - set(more)
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"unknown option {group}.{unknown[0]}; {group} has {', '.join(sorted(known))}")
+    if unknown := sorted(set(values) - known):
+        where = f"{group}." if group else ""
+        there_is = [*sorted(known), *(() if group else filter(None, GROUPS))]
+        raise UserError(
+            f"unknown option {where}{unknown[0]}; {group or 'a configuration'} has {', '.join(there_is)}"
+        )
     return cls(**values, **more)

@@ -23,6 +23,7 @@ from flax import nnx
 
 from orderscale_jax.checkpoint import from_named_arrays, named_arrays
 from orderscale_jax.config import default_config
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import FROZEN_HEADS, ListTransformer, ModelConfig, frozen_projections
 
 FROZEN_TOLERANCE = 1e-5  # how far an array may lie from the identity slice and still be frozen
@@ -37,7 +38,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not a checkpoint.
+      UserError: the file is not a checkpoint.
       ModuleNotFoundError: PyTorch is needed and not installed.
     """
     path = Path(path)
@@ -53,7 +54,7 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[ListTransformer, ml_co
     its frozen slice.
 
     Raises:
-      ValueError: an array is missing, unknown, not finite, or has a shape that fits no model.
+      UserError: an array is missing, unknown, not finite, or has a shape that fits no model.
     """
     arrays = {name: _as_float32(name, array) for name, array in arrays.items() if not _is_buffer(name)}
     config = _infer(arrays)
@@ -87,18 +88,18 @@ def _infer(arrays: Mapping[str, np.ndarray]) -> ModelConfig:
     layers = {int(match[1]) for name in arrays if (match := re.match(r"blocks\.(\d+)\.", name))}
     for name, n_axes in {"embed.W_E": 2, "pos_embed.W_pos": 2, "blocks.0.attn.W_Q": 3}.items():
         if name not in arrays:
-            raise ValueError(f"array {name} is missing: this is not the state_dict of a list transformer")
+            raise UserError(f"array {name} is missing: this is not the state_dict of a list transformer")
         if arrays[name].ndim != n_axes:
-            raise ValueError(f"array {name} must have {n_axes} axes, got shape {list(arrays[name].shape)}")
+            raise UserError(f"array {name} must have {n_axes} axes, got shape {list(arrays[name].shape)}")
     if gaps := sorted(set(range(len(layers))) - layers):
-        raise ValueError(f"layer {gaps[0]} has no arrays, but layer {max(layers)} has")
+        raise UserError(f"layer {gaps[0]} has no arrays, but layer {max(layers)} has")
     n_positions, d_vocab = len(arrays["pos_embed.W_pos"]), len(arrays["embed.W_E"])
     if n_positions % 2 == 0 or n_positions < 3:
-        raise ValueError(
+        raise UserError(
             f"array pos_embed.W_pos has {n_positions} positions, expected 2n+1: n digits, SEP and n outputs"
         )
     if d_vocab < 4:
-        raise ValueError(f"array embed.W_E has {d_vocab} tokens, expected two digits or more, MASK and SEP")
+        raise UserError(f"array embed.W_E has {d_vocab} tokens, expected two digits or more, MASK and SEP")
     return ModelConfig(
         n_layers=len(layers),
         n_heads=len(arrays["blocks.0.attn.W_Q"]),
@@ -119,12 +120,12 @@ def _written_out(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _check_shapes(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]):
     if missing := sorted(set(expected) - set(arrays)):
-        raise ValueError(f"array {missing[0]} is missing")
+        raise UserError(f"array {missing[0]} is missing")
     if unknown := sorted(set(arrays) - set(expected)):
-        raise ValueError(f"array {unknown[0]} has no place in a list transformer")
+        raise UserError(f"array {unknown[0]} has no place in a list transformer")
     for name, shape in expected.items():
         if arrays[name].shape != shape:
-            raise ValueError(f"array {name} has shape {list(arrays[name].shape)}, expected {list(shape)}")
+            raise UserError(f"array {name} has shape {list(arrays[name].shape)}, expected {list(shape)}")
 
 
 def _frozen_form(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> ModelConfig:
@@ -164,10 +165,10 @@ def _is_buffer(name: str) -> bool:
 def _as_float32(name: str, array: Any) -> np.ndarray:
     array = np.asarray(array)
     if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"array {name} holds {array.dtype}, expected floating-point numbers")
+        raise UserError(f"array {name} holds {array.dtype}, expected floating-point numbers")
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"array {name} holds numbers that are not finite")
+        raise UserError(f"array {name} holds numbers that are not finite")
     return array
 
 
@@ -176,7 +177,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an .npz file of plain arrays") from error
+        raise UserError(f"{path} is not an .npz file of plain arrays") from error
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -190,11 +191,11 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         with warnings.catch_warnings(action="ignore"):  # about files that are then refused
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for files that are not its own
-        raise ValueError(
+        raise UserError(
             f"{path} is not a PyTorch state_dict of plain tensors, or is damaged; nothing in it was run"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise ValueError(f"{path} holds something else than a state_dict, which maps names to tensors")
+        raise UserError(f"{path} holds something else than a state_dict, which maps names to tensors")
     return {
         str(name): (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         for name, tensor in state.items()

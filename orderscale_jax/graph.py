@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+from orderscale_jax.errors import UserError
 
 
 class Edge(NamedTuple):
@@ -109,23 +112,54 @@ class Graph:
         """`L0 SEP<-d1`: layer, query, key."""
         return f"L{edge.layer} {self.names[edge.query]}<-{self.names[edge.key]}"
 
-    def check(self, edges: Iterable[tuple[int, int, int]]) -> tuple[Edge, ...]:
-        """The given (layer, query, key) triples as edges; ValueError if one does not exist."""
-        known = frozenset(self.edges)
-        checked = []
-        for triple in edges:
-            try:
-                edge = Edge(*(int(part) for part in triple))
-            except (TypeError, ValueError):
-                raise ValueError(f"an edge is three integers (layer, query, key), got {triple!r}") from None
-            if edge not in known:
-                raise ValueError(
-                    f"edge {tuple(edge)} does not exist: with {self.n_layers} layers and lists of "
-                    f"{self.list_len}, (layer, query, key) must be one of {len(known)} edges; "
-                    f"layer {edge.layer} has " + (", ".join(self._pairs(edge.layer)) or "none")
-                )
-            checked.append(edge)
-        return tuple(checked)
+    def check(self, edges: Iterable[tuple[int, int, int] | str]) -> tuple[Edge, ...]:
+        """The given edges, each (layer, query, key) or a name as `label` writes it.
+
+        Raises:
+          UserError: one does not exist, or is not an edge at all.
+        """
+        if isinstance(edges, str) or not isinstance(edges, Iterable):
+            raise UserError(f"edges must be given as a list of edges, got {edges!r}")
+        return tuple(self._edge(edge) for edge in edges)
+
+    def position(self, position: int | str) -> int:
+        """The index of a position, given so or by its name; UserError if there is none."""
+        if position in self.names:
+            return self.names.index(position)
+        try:
+            index = operator.index(position)
+        except TypeError:
+            index = -1
+        if not 0 <= index < self.n_positions:
+            raise UserError(
+                f"position {position!r} does not exist: there are {', '.join(self.names)}, or 0 … "
+                f"{self.n_positions - 1}"
+            )
+        return index
+
+    def _edge(self, given: tuple[int, int, int] | str) -> Edge:
+        try:
+            edge = self._by_label[given] if isinstance(given, str) else Edge(*map(operator.index, given))
+        except (KeyError, TypeError):
+            if isinstance(given, str):
+                raise UserError(
+                    f"edge {given!r} does not exist: edges are named as in {self.label(self.edges[-1])!r}, "
+                    f"and there are {len(self.edges)} of them"
+                ) from None
+            raise UserError(
+                f"an edge is three whole numbers (layer, query, key) or a name, got {given!r}"
+            ) from None
+        if edge not in self._by_label.values():
+            raise UserError(
+                f"edge {tuple(edge)} does not exist: with {self.n_layers} layers and lists of "
+                f"{self.list_len}, (layer, query, key) must be one of {len(self.edges)} edges; "
+                f"layer {edge.layer} has " + (", ".join(self._pairs(edge.layer)) or "none")
+            )
+        return edge
+
+    @functools.cached_property
+    def _by_label(self) -> dict[str, Edge]:
+        return {self.label(edge): edge for edge in self.edges}
 
     def _pairs(self, layer: int) -> list[str]:
         return [f"({e.query}, {e.key})" for e in self.edges if e.layer == layer]

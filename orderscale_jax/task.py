@@ -10,8 +10,11 @@ import dataclasses
 
 import numpy as np
 
+from orderscale_jax.errors import UserError
+from orderscale_jax.options import check_types
+
 DUPLICATES = ("all", "none", "train_only")
-LARGEST_EXHAUSTIVE = 2_000_000  # lists; 100^3 fits, beyond it lists are sampled
+LARGEST_SPLIT = 256 * 2**20  # bytes of all lists as int32; beyond it lists are sampled (50^4 fit, 100^4 not)
 N_SAMPLED_VALIDATION = 8_192
 
 
@@ -35,22 +38,23 @@ class TaskConfig:
     split_seed: int = 0
 
     def __post_init__(self):
+        check_types(self, "task")
         if self.list_len < 1:
-            raise ValueError(f"task.list_len must be at least 1, got {self.list_len}")
+            raise UserError(f"task.list_len must be at least 1, got {self.list_len}")
         if self.n_digits < 2:
-            raise ValueError(
+            raise UserError(
                 f"task.n_digits must be at least 2 (one digit leaves nothing to tell), got {self.n_digits}"
             )
         if self.duplicates not in DUPLICATES:
-            raise ValueError(
+            raise UserError(
                 f"task.duplicates must be one of {', '.join(DUPLICATES)}; got {self.duplicates!r}"
             )
         if not 0.0 < self.train_fraction < 1.0:
-            raise ValueError(f"task.train_fraction must lie between 0 and 1, got {self.train_fraction}")
+            raise UserError(f"task.train_fraction must lie between 0 and 1, got {self.train_fraction}")
         if not 0 <= self.split_seed < 2**32:
-            raise ValueError(f"task.split_seed must fit 32 bits and not be negative, got {self.split_seed}")
+            raise UserError(f"task.split_seed must fit 32 bits and not be negative, got {self.split_seed}")
         if self.list_len == 1 and self.duplicates != "all":
-            raise ValueError(
+            raise UserError(
                 "lists of one digit are all duplicates: task.duplicates must be 'all' for list_len=1"
             )
 
@@ -62,7 +66,7 @@ class TaskConfig:
     @property
     def is_exhaustive(self) -> bool:
         """Whether every list can be held in memory and split; otherwise training lists are sampled."""
-        return self.n_lists <= LARGEST_EXHAUSTIVE
+        return self.n_lists * self.list_len * np.dtype(np.int32).itemsize <= LARGEST_SPLIT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,35 +85,63 @@ def make_split(config: TaskConfig) -> Split:
     """
     if not config.is_exhaustive:
         return Split(None, _sample_validation(config))
-    lists = np.indices((config.n_digits,) * config.list_len, np.int32).reshape(config.list_len, -1).T
-    is_duplicate = (lists == lists[:, :1]).all(axis=1)
-    pool = lists if config.duplicates == "all" else lists[~is_duplicate]
+    numbers = np.arange(config.n_lists)  # of lists in lexicographic order: the digits, read as one number
+    places = config.n_digits ** np.arange(config.list_len)[::-1]
+    duplicates = np.arange(config.n_digits) * places.sum()
+    pool = numbers if config.duplicates == "all" else np.delete(numbers, duplicates)
     pool = pool[torch_randperm(len(pool), config.split_seed)]
     n_train = int(config.train_fraction * len(pool))
     if not 0 < n_train < len(pool):
-        raise ValueError(
+        raise UserError(
             f"{len(pool)} lists cannot be split at train_fraction={config.train_fraction}: "
             "both sides need at least one list; use more digits or longer lists"
         )
     train, validation = pool[:n_train], pool[n_train:]
     if config.duplicates == "train_only":
-        train = np.concatenate([train, lists[is_duplicate]])
-    return Split(np.ascontiguousarray(train), np.ascontiguousarray(validation))
+        train = np.concatenate([train, duplicates])
+
+    def spell(numbers):
+        lists = np.empty((len(numbers), config.list_len), np.int32)
+        for i, place in enumerate(places):
+            lists[:, i] = numbers // place % config.n_digits
+        return lists
+
+    return Split(spell(train), spell(validation))
 
 
 def torch_randperm(n: int, seed: int) -> np.ndarray:
     """`torch.randperm(n)` on the CPU after `torch.manual_seed(seed)`, without PyTorch.
 
     Both draw the same 32-bit stream from MT19937, and entry i is exchanged with entry
-    i + (draw mod (n - i)). The draws are made at once; only the exchanges are a loop.
+    `partner[i] = i + (draw mod (n - i))`, for i = 0 … n-2 in turn. The exchanges are not made one after
+    the other but solved: what stands at place i when its turn comes is what the last exchange with
+    partner i brought there, so it is found by following these exchanges back; and it then waits at its
+    partner's place until the next exchange with the same partner, or that place's own turn, fetches it.
     """
     draws = np.random.RandomState(seed).randint(0, 2**32, size=max(n - 1, 0), dtype=np.uint32)
-    remaining = np.arange(n, 1, -1, dtype=np.uint32)
-    partners = (np.arange(len(draws)) + draws % remaining).tolist()
-    entries = list(range(n))
-    for i, j in enumerate(partners):
-        entries[i], entries[j] = entries[j], entries[i]
-    return np.array(entries, dtype=np.int64)
+    turns = np.arange(n)
+    partner = turns.copy()
+    partner[:-1] += draws % np.arange(n, 1, -1, dtype=np.uint32)
+
+    origin, moved = turns.copy(), turns[partner != turns]
+    origin[partner[moved]] = moved  # of several exchanges the last one stays
+    while (origin != (further := origin[origin])).any():  # each look doubles the way followed back
+        origin = further
+
+    by_partner = _stable_argsort(partner)
+    same = partner[by_partner[1:]] == partner[by_partner[:-1]]
+    permuted = partner.copy()  # a place that no exchange has touched holds its own number
+    permuted[by_partner[1:][same]] = origin[by_partner[:-1][same]]
+    own = partner == turns
+    permuted[own] = origin[own]
+    return permuted
+
+
+def _stable_argsort(numbers: np.ndarray) -> np.ndarray:
+    """`numbers.argsort(kind="stable")` of numbers below 2^32: two passes over 16 bits each, which NumPy
+    sorts in linear time."""
+    order = (numbers & 0xFFFF).astype(np.uint16).argsort(kind="stable")
+    return order[(numbers >> 16).astype(np.uint16)[order].argsort(kind="stable")]
 
 
 def tokens(lists: np.ndarray, n_digits: int) -> np.ndarray:
@@ -122,16 +154,24 @@ def tokens(lists: np.ndarray, n_digits: int) -> np.ndarray:
     return out
 
 
-def check_lists(lists: np.ndarray, list_len: int, n_digits: int) -> np.ndarray:
-    """Lists as an int32 array [B, n]; ValueError if their shape or a digit does not fit."""
-    lists = np.asarray(lists)
-    if lists.ndim != 2 or lists.shape[1] != list_len:
-        raise ValueError(f"lists must have shape [B, {list_len}], got {list(lists.shape)}")
-    if not np.issubdtype(lists.dtype, np.integer):
-        raise ValueError(f"lists must hold integers, got {lists.dtype}")
+def check_lists(lists, list_len: int, n_digits: int) -> np.ndarray:
+    """Lists as an int32 array [B, n]; UserError if their shape, type or a digit does not fit."""
+    try:
+        lists = np.asarray(lists)
+    except ValueError:  # lists of different lengths
+        raise UserError(f"lists must have shape [B, {list_len}], got rows of different lengths") from None
+    check_list_shape(lists, list_len)
     if lists.size and (lists.min() < 0 or lists.max() >= n_digits):
-        raise ValueError(f"digits must lie in 0 … {n_digits - 1}, got {lists.min()} … {lists.max()}")
+        raise UserError(f"digits must lie in 0 … {n_digits - 1}, got {lists.min()} … {lists.max()}")
     return lists.astype(np.int32)
+
+
+def check_list_shape(lists, list_len: int):
+    """UserError unless an array, or one that is being traced, is integer [B, n]."""
+    if lists.ndim != 2 or lists.shape[1] != list_len:
+        raise UserError(f"lists must have shape [B, {list_len}], got {list(lists.shape)}")
+    if not np.issubdtype(lists.dtype, np.integer):
+        raise UserError(f"lists must hold integers, got {lists.dtype}")
 
 
 def _sample_validation(config: TaskConfig) -> np.ndarray:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orderscale_jax.batches import permuted, training_batch
 from orderscale_jax.task import TaskConfig
+from orderscale_jax.training.batches import permuted, training_batch
 
 TASK = TaskConfig(list_len=2, n_digits=8)
 TRAIN = jnp.asarray(np.indices((8, 8), np.int32).reshape(2, -1).T[:50])  # no list twice

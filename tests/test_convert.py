@@ -13,7 +13,7 @@ from conftest import VARIANTS, random_model
 
 from orderscale_jax.checkpoint import load_checkpoint, named_arrays
 from orderscale_jax.convert import from_torch, read_arrays, to_torch
-from orderscale_jax.ensemble import make_setup
+from orderscale_jax.training.ensemble import make_setup
 
 
 def published(config) -> dict[str, np.ndarray]:

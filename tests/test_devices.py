@@ -15,7 +15,7 @@ import dataclasses, sys
 import jax, numpy as np
 from orderscale_jax.checkpoint import _flatten
 from orderscale_jax.config import TrainConfig
-from orderscale_jax.devices import Advance, Placement, place, start_runs
+from orderscale_jax.training.devices import Advance, Placement, place, start_runs
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.task import TaskConfig, make_split
 from orderscale_jax.training import Setup

@@ -8,8 +8,8 @@ import pytest
 
 from orderscale_jax import ensemble
 from orderscale_jax.config import default_config
-from orderscale_jax.devices import Advance, place, start_runs
-from orderscale_jax.ensemble import Ensemble, make_setup, planned_bytes, results
+from orderscale_jax.training.devices import Advance, place, start_runs
+from orderscale_jax.training.ensemble import Ensemble, make_setup, planned_bytes, results
 
 SEEDS = np.arange(8)
 

@@ -13,8 +13,8 @@ import pytest
 
 from orderscale_jax import checkpoint, hosts, runs
 from orderscale_jax.config import default_config
-from orderscale_jax.devices import start_runs
-from orderscale_jax.ensemble import make_setup
+from orderscale_jax.training.devices import start_runs
+from orderscale_jax.training.ensemble import make_setup
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -31,7 +31,7 @@ SMALL = {
 REFUSALS = """
 import sys, time
 from absl import flags
-from experiments import launch
+from orderscale_jax.cli import app
 from orderscale_jax import hosts, runs
 from orderscale_jax.config import default_config
 

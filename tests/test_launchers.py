@@ -24,7 +24,7 @@ SMALL = [
 FORKS = """
 import json, os, sys, warnings
 warnings.simplefilter("ignore")
-from experiments import launch, train
+from orderscale_jax.cli import app, train
 
 for i, arguments in enumerate(json.loads(sys.argv[1])):
     child = os.fork()

@@ -18,11 +18,11 @@ import pytest
 from flax import nnx
 
 from orderscale_jax import scales, task, training
+from orderscale_jax.analysis.results import results
 from orderscale_jax.checkpoint import from_named_arrays, named_arrays
 from orderscale_jax.config import TrainConfig
 from orderscale_jax.convert import from_torch, read_arrays
 from orderscale_jax.model import ModelConfig, frozen_projections
-from orderscale_jax.report.results import results
 from orderscale_jax.task import TaskConfig, make_split
 
 REFERENCE = Path(os.environ.get("ORDERSCALE_REFERENCE") or Path(__file__).parents[2] / "shared" / "reference")

@@ -14,14 +14,14 @@ from conftest import SMALL, VARIANTS, random_model
 
 from orderscale_jax import report
 from orderscale_jax.analysis.ablation import EdgeAblation
+from orderscale_jax.analysis.results import structure_p_value
 from orderscale_jax.checkpoint import save_checkpoint
 from orderscale_jax.config import default_config, model_config, task_config
 from orderscale_jax.figures import Curve
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.report import published, statements
 from orderscale_jax.report.claims import FAILS, HOLDS, PARTLY, UNKNOWN
-from orderscale_jax.report.numbers import number_table
-from orderscale_jax.report.results import structure_p_value
+from orderscale_jax.report.table import number_table
 from orderscale_jax.task import make_split
 
 EVERYWHERE = {

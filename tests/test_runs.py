@@ -7,8 +7,8 @@ import pytest
 from orderscale_jax import checkpoint
 from orderscale_jax.checkpoint import load_checkpoint, named_arrays, weight_digest
 from orderscale_jax.config import default_config
-from orderscale_jax.ensemble import make_setup
-from orderscale_jax.runs import run_name, train
+from orderscale_jax.training.ensemble import make_setup
+from orderscale_jax.training.workdir import run_name, train
 
 
 def small_config(seed=0, **options):

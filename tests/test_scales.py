@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import VARIANTS, random_model
 from flax import nnx
+from orderscale_jax.readout import HEADROOM, readout_loss
 
 from orderscale_jax import metrics, scales, tables
 from orderscale_jax.model import Interventions, ModelConfig, keep_weights
-from orderscale_jax.readout import HEADROOM, readout_loss
 
 # (list_len, n_layers, n_digits); 14 digits make a vocabulary of 16, which needs no padding
 SHAPES = [(1, 2, 5), (2, 1, 5), (2, 2, 14), (2, 3, 5), (3, 2, 5)]

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from orderscale_jax import figures, sweep, training
-from orderscale_jax.batches import training_batch
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import default_config
-from orderscale_jax.devices import start_runs
-from orderscale_jax.ensemble import Ensemble, make_setup
-from orderscale_jax.sweep import sweep_config
-from orderscale_jax.sweep_estimate import rough_bytes, work
-from orderscale_jax.sweep_results import (
+from orderscale_jax.training.batches import training_batch
+from orderscale_jax.training.devices import start_runs
+from orderscale_jax.training.ensemble import Ensemble, make_setup
+from orderscale_jax.training.sweep import sweep_config
+from orderscale_jax.training.sweep_estimate import rough_bytes, work
+from orderscale_jax.training.sweep_results import (
     COLUMNS,
     Summary,
     read_results,
@@ -388,7 +388,7 @@ def test_launcher_says_what_is_wrong_in_one_line(tmp_path):
     config = tmp_path / "wrong.py"
     config.write_text(
         "from orderscale_jax.config import default_config\n"
-        "from orderscale_jax.sweep import sweep_config\n"
+        "from orderscale_jax.training.sweep import sweep_config\n"
         "get_config = lambda: sweep_config(default_config(), {'model.depth': (1,)}, seeds=1)\n"
     )
     command = [sys.executable, "-m", "experiments.sweep", f"--config={config}", f"--workdir={tmp_path}/out"]

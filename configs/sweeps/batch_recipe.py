@@ -15,8 +15,9 @@ Expect, from the reduced grid: `resample`, `replay`, `reshuffle` and the full ba
 seeds, `sampled` and `mirrored` with hardly any unless there is LayerNorm.
 """
 
-from orderscale_jax.config import default_config
 from orderscale_jax.sweep import sweep_config
+
+from orderscale_jax.config import default_config
 
 N_LISTS = 10_000
 SHARES = 0.5, 0.8, 0.95  # of the lists that train

@@ -20,8 +20,9 @@ Found: symmetry. `resample` breaks through with 16 of 16 seeds and the full batc
 `sampled` with 2 of 112; with LayerNorm all do.
 """
 
-from orderscale_jax.config import default_config
 from orderscale_jax.sweep import sweep_config
+
+from orderscale_jax.config import default_config
 
 FIELDS = "task.n_digits", "train.batches", "train.batch_size", "task.train_fraction", "model.layer_norm"
 CELLS = (

@@ -10,8 +10,9 @@ Expect (published): the fewest layers with runs above 0.90 are 2, 3, 3, 4, 4, 5,
 and none of 10 suffices for length 8; beyond 7 layers some runs fail again.
 """
 
-from orderscale_jax.config import table_config
 from orderscale_jax.sweep import sweep_config
+
+from orderscale_jax.config import table_config
 
 
 def get_config():

@@ -12,8 +12,9 @@ above 0.90; with LayerNorm nearly all near 0.985.
 
 import itertools
 
-from orderscale_jax.config import table_config
 from orderscale_jax.sweep import sweep_config
+
+from orderscale_jax.config import table_config
 
 FIELDS = "model.d_model", "model.layer_norm", "model.bias", "model.learn_wv", "model.learn_wo"
 WIDTHS = 8, 32, 128  # plain models of other widths than 64

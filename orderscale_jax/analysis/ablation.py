@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from orderscale_jax import metrics, scales
+from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Edge
-from orderscale_jax.model import Interventions, ListTransformer, keep_weights
-from orderscale_jax.scales import LogitTable, Scales
-from orderscale_jax.task import check_lists
+from orderscale_jax.model import Interventions, ListTransformer, keep_weights, metrics, scales
+from orderscale_jax.model.interventions import Pass, check_head, check_mode
+from orderscale_jax.model.scales import LogitTable, Scales
 
-MODES = ("renormalize", "zero")
 CHUNK_BYTES = 256 * 2**20  # of residuals or logits alive at once while variants run side by side
 
 
@@ -81,15 +80,14 @@ def ablate_edges(
       tolerance: see `EdgeAblation`.
 
     Raises:
-      ValueError: the mode or head does not exist, or the lists do not fit the model.
+      UserError: the mode or head does not exist, or the lists do not fit the model.
     """
     config = model.config
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
-    keep_weights(config, (), head=head)  # for its check of the head
-    lists = jnp.asarray(check_lists(lists, config.list_len, config.n_digits))
+    check_mode(mode)
+    check_head(config, head)
+    lists = config.check_lists(lists)
     if not len(lists):
-        raise ValueError("ablation needs at least one list")
+        raise UserError("ablation needs at least one list")
     graphdef, params = nnx.split(model)
     intact, cut, rest = jax.device_get(_evaluate(graphdef, params, lists, mode, head, tolerance))
     graph = config.graph
@@ -115,25 +113,24 @@ def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
     model = nnx.merge(graphdef, params)
     config, renormalize = model.config, mode == "renormalize"
     n_edges = len(config.graph.live_edges)
-    in_scales = scales.pays(config)
-    with jax.default_matmul_precision("highest"):
+    in_scales = scales.is_faster(config)
+    if in_scales:
+        each = jnp.concatenate([jnp.ones((1, n_edges)), 1 - jnp.eye(n_edges)])
+        accuracies = _in_scales(model, lists, renormalize, each)
+        intact, cut = accuracies[0], accuracies[1:]
+    else:
+        intact, cut = _cut_residuals(model, lists, renormalize, head)
+    is_critical = (cut - intact).mean(-1) < -tolerance
+
+    def together():  # dead edges may be left in place: they change nothing
         if in_scales:
-            each = jnp.concatenate([jnp.ones((1, n_edges)), 1 - jnp.eye(n_edges)])
-            accuracies = _in_scales(model, lists, renormalize, each)
-            intact, cut = accuracies[0], accuracies[1:]
-        else:
-            intact, cut = _cut_residuals(model, lists, renormalize, head)
-        is_critical = (cut - intact).mean(-1) < -tolerance
+            return _in_scales(model, lists, renormalize, is_critical[None].astype(jnp.float32))[0]
+        weights = jnp.asarray(keep_weights(config, (), head=head))
+        for i, edge in enumerate(config.graph.live_edges):
+            weights *= jnp.where(is_critical[i], 1.0, keep_weights(config, [edge], head=head))
+        return metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists).mean(0)
 
-        def together():  # dead edges may be left in place: they change nothing
-            if in_scales:
-                return _in_scales(model, lists, renormalize, is_critical[None].astype(jnp.float32))[0]
-            weights = jnp.asarray(keep_weights(config, (), head=head))
-            for i, edge in enumerate(config.graph.live_edges):
-                weights *= jnp.where(is_critical[i], 1.0, keep_weights(config, [edge], head=head))
-            return metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists).mean(0)
-
-        rest = jax.lax.cond(is_critical.all(), lambda: intact, together)
+    rest = jax.lax.cond(is_critical.all(), lambda: intact, together)
     return intact, cut, rest
 
 
@@ -188,13 +185,13 @@ def _cut_residuals(model: ListTransformer, lists, renormalize: bool, head: int |
         for layer, cuts in by_layer.items():
 
             def finish(keep, stations=stations, layer=layer):
-                *_, outputs = model.layers(stations, Interventions(keep, renormalize), first=layer)
+                *_, outputs = model.layers(stations, Pass(Interventions(keep, renormalize)), first=layer)
                 return correct(outputs, lists)
 
             if cuts:
                 keeps = jnp.stack([keep_weights(config, [edge], head=head) for edge in cuts])
                 found.append(jax.vmap(finish)(keeps))
-            stations = model.layers(stations, first=layer, last=layer + 1)
+            stations = model.layers(stations, Pass(), first=layer, last=layer + 1)
         return jnp.concatenate([correct(stations[2], lists)[None], *found])
 
     size = min(len(lists), max(1, CHUNK_BYTES // per_list))

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 
 from orderscale_jax.analysis.observation import Observation, intervene
+from orderscale_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,11 @@ def sep_attention(observation: Observation, layer: int = 0) -> SepAttention:
     """SEP's scores in `layer` against correctness (section 4, the figure of SEP attention).
 
     Raises:
-      ValueError: the layer does not exist.
+      UserError: the layer does not exist.
     """
     n_layers = observation.graph.n_layers
     if not 0 <= layer < n_layers:
-        raise ValueError(f"layer {layer} does not exist: the model has layers 0 … {n_layers - 1}")
+        raise UserError(f"layer {layer} does not exist: the model has layers 0 … {n_layers - 1}")
     scores, correct = observation.sep_scores[layer], observation.list_correct
     pairs = tuple(itertools.combinations(range(scores.shape[-1]), 2))
     first, second = np.array(pairs, int).reshape(-1, 2).T

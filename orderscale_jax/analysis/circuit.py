@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from orderscale_jax.analysis.observation import Observation, chunks
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig
 
 
@@ -79,11 +80,11 @@ def circuits(observation: Observation) -> Iterator[Circuit]:
     """The symbols of the equations, a chunk of lists at a time.
 
     Raises:
-      ValueError: the model is not of the kind that the equations describe.
+      UserError: the model is not of the kind that the equations describe.
     """
     model = observation.model
     if reasons := misfits(model.config):
-        raise ValueError(
+        raise UserError(
             "the closed form needs two layers, lists of 2 digits, one head, frozen projections and no "
             f"LayerNorm, bias or MLP; this model has {', '.join(reasons)}"
         )
@@ -135,7 +136,7 @@ def closed_form(observation: Observation) -> ClosedForm:
     """Computes every logit from the two equations and compares them with the model's.
 
     Raises:
-      ValueError: the model is not of the kind that the equations describe.
+      UserError: the model is not of the kind that the equations describe.
     """
     circuits(observation)  # for its check of the model
     differences, predictions = [], []

@@ -48,7 +48,7 @@ def decompose_difference(observation: Observation) -> Difference:
     """The bars of the paper's Figure 2, and o2 with another alpha inside the difference.
 
     Raises:
-      ValueError: the model is not of the kind that the equations describe (see `circuit.misfits`).
+      UserError: the model is not of the kind that the equations describe (see `circuit.misfits`).
     """
     gaps, hits = [], []
     for circuit in circuits(observation):

@@ -13,6 +13,7 @@ import numpy as np
 from orderscale_jax.analysis.circuit import circuits
 from orderscale_jax.analysis.difference import with_alpha
 from orderscale_jax.analysis.observation import Observation, intervene
+from orderscale_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ def exchange_in_closed_form(observation: Observation) -> Exchange:
     """Exchanges alpha_1 and alpha_2 in the two equations; the betas of layer 1 stay.
 
     Raises:
-      ValueError: the model is not of the kind that the equations describe (see `circuit.misfits`).
+      UserError: the model is not of the kind that the equations describe (see `circuit.misfits`).
     """
     predictions = []
     for circuit in circuits(observation):
@@ -59,11 +60,11 @@ def exchange_in_model(observation: Observation, first: int = 0, second: int = 1)
     SEP's pattern in layer 0 is replaced, in every head.
 
     Raises:
-      ValueError: the list does not have two such digits.
+      UserError: the list does not have two such digits.
     """
     n, (L, _, _, T, _) = observation.graph.list_len, observation.patterns.shape
     if not (0 <= first < n and 0 <= second < n and first != second):
-        raise ValueError(f"cannot exchange digits {first} and {second}: two different ones of 0 … {n - 1}")
+        raise UserError(f"cannot exchange digits {first} and {second}: two different ones of 0 … {n - 1}")
     at_sep = np.zeros((L, T, T), bool)
     at_sep[0, n, :n] = True
     patterns = exchange_reads(observation.patterns, n, first, second)

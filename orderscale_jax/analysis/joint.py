@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from orderscale_jax.analysis.errors import OutputErrors, output_errors
 from orderscale_jax.analysis.observation import Observation, Outcome, intervene
 from orderscale_jax.graph import Edge
-from orderscale_jax.model import keep_weights
-
-MODES = ("renormalize", "zero")
+from orderscale_jax.model.interventions import check_mode, keep_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +39,9 @@ def ablate_jointly(
     """Cuts all `edges`, (layer, query, key) each, for every list in one forward pass.
 
     Raises:
-      ValueError: an edge, the head or the mode does not exist.
+      UserError: an edge, the head or the mode does not exist.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be 'renormalize' or 'zero', got {mode!r}")
+    check_mode(mode)
     edges = observation.graph.check(edges)
     keep = keep_weights(observation.model.config, edges, head=head)
     outcome = intervene(observation, keep=keep, renormalize=mode == "renormalize")

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from orderscale_jax import metrics, task
+from orderscale_jax import task
+from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Graph
-from orderscale_jax.model import Interventions, ListTransformer
+from orderscale_jax.model import Interventions, ListTransformer, metrics
+from orderscale_jax.model.numerics import matmul
 
 CHUNK = 2048  # lists on the device at once, so that its memory does not grow with the validation set
 
@@ -99,11 +101,11 @@ def observe(model: ListTransformer, lists: np.ndarray) -> Observation:
     """Runs `model` over `lists` [B, n] once.
 
     Raises:
-      ValueError: no lists, lists of another length, or digits outside the model's alphabet.
+      UserError: no lists, lists of another length, or digits outside the model's alphabet.
     """
     lists = task.check_lists(lists, model.config.list_len, model.config.n_digits)
     if not len(lists):
-        raise ValueError("there is nothing to analyse: give at least one list")
+        raise UserError("there is nothing to analyse: give at least one list")
     seen = _in_chunks(model, lists, lambda indices: None)
     return Observation(
         model=model,
@@ -179,8 +181,7 @@ def _run(graphdef, state, lists, interventions: Interventions | None):
         return _answers(model(lists, interventions), lists)
     n, W_U = model.config.list_len, model.unembed.W_U[...]
     logits, trace = model(lists, trace=True)
-    with jax.default_matmul_precision("highest"):
-        lens = jnp.argmax(trace.residuals @ W_U, axis=-1)
+    lens = jnp.argmax(matmul(trace.residuals, W_U), axis=-1)
     return _answers(logits, lists) | {
         "patterns": trace.patterns.swapaxes(0, 1),
         "sep_scores": trace.scores[:, :, :, n, :n].swapaxes(0, 1),

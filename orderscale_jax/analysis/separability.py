@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import warnings
 
-import jax
 import numpy as np
 from sklearn import svm
 from sklearn.exceptions import ConvergenceWarning
@@ -137,8 +136,7 @@ def reconstruct_from_positions(observation: Observation) -> Reconstruction:
     predictions = []
     for part in chunks(len(observation.lists)):
         projected = (observation.residuals[part] @ onto_span).astype(np.float32)
-        with jax.default_matmul_precision("highest"):
-            predictions.append(np.asarray(observation.model.logits(projected)).argmax(-1))
+        predictions.append(np.asarray(observation.model.logits(projected)).argmax(-1))
     predictions = np.concatenate(predictions)
     correct = predictions == observation.lists
     return Reconstruction(predictions, float(correct.mean()), correct.mean(0))

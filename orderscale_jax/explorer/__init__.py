@@ -14,6 +14,7 @@ from importlib import resources
 
 import numpy as np
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import ListTransformer, ModelConfig
 from orderscale_jax.task import check_lists
 
@@ -28,7 +29,7 @@ def explorer_html(model: ListTransformer, *, examples=None) -> str:
       examples: a few lists [B, 2] that the reader can jump to; the page opens with the first.
 
     Raises:
-      ValueError: the closed form does not hold for this model (the message says why), a weight is
+      UserError: the closed form does not hold for this model (the message says why), a weight is
         not finite, or an example is no list of the model.
     """
     config = model.config
@@ -48,7 +49,7 @@ def explorer_html(model: ListTransformer, *, examples=None) -> str:
 
 
 def _check_applies(config: ModelConfig) -> None:
-    """ValueError naming everything about `config` for which the closed form does not hold."""
+    """UserError naming everything about `config` for which the closed form does not hold."""
     differences = [
         what
         for what, differs in (
@@ -64,7 +65,7 @@ def _check_applies(config: ModelConfig) -> None:
         if differs
     ]
     if differences:
-        raise ValueError("the explorer does not apply to this model: " + ", ".join(differences))
+        raise UserError("the explorer does not apply to this model: " + ", ".join(differences))
 
 
 def _tables(model: ListTransformer) -> dict[str, np.ndarray]:
@@ -99,7 +100,7 @@ def _tables(model: ListTransformer) -> dict[str, np.ndarray]:
         "o2_scores": scores(1, o2, np.stack([sep, o1])),
     }
     if not all(np.isfinite(table).all() for table in tables.values()):
-        raise ValueError("the explorer cannot show this model: some of its weights are not finite numbers")
+        raise UserError("the explorer cannot show this model: some of its weights are not finite numbers")
     return tables
 
 

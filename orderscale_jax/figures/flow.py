@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
+from orderscale_jax.figures.flow_layout import ARROW, STATIONS, Panel, line_width
 from orderscale_jax.figures.labels import text_width
-from orderscale_jax.figures.panel import ARROW, STATIONS, Panel, line_width
 from orderscale_jax.graph import Edge, position_names
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ class Flow:
     def __post_init__(self):
         layers, positions = np.shape(self.lens)
         if np.ndim(self.patterns) != 4 or np.shape(self.patterns)[::3] != (layers - 1, positions):
-            raise ValueError(
+            raise UserError(
                 f"patterns must have shape [L, H, T, T] where lens has [L+1, T] = {[layers, positions]}; "
                 f"got {list(np.shape(self.patterns))}"
             )
         if self.example is not None and len(self.example) != positions // 2:
-            raise ValueError(f"example must be a list of {positions // 2} digits, got {len(self.example)}")
+            raise UserError(f"example must be a list of {positions // 2} digits, got {len(self.example)}")
 
     @property
     def n_layers(self) -> int:
@@ -110,7 +111,7 @@ def information_flow(*flows: Flow) -> Figure:
     Source: paper, Figure 1.
     """
     if not flows:
-        raise ValueError("information_flow needs at least one Flow")
+        raise UserError("information_flow needs at least one Flow")
     panels = [Panel.fit(flow) for flow in flows]
     width = max(
         sum(panel.width for panel in panels) + BETWEEN * (len(panels) - 1) + 2 * MARGIN,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def sep_attention_scores(sep: SepAttention) -> Figure:
     gap |score_i - score_j| of right and of wrong lists, where there is room for it.
 
     Raises:
-      ValueError: the lists have one digit only.
+      UserError: the lists have one digit only.
 
     Source: paper, section 4 and its figure of SEP attention.
     """
@@ -78,7 +79,7 @@ def wrong_lists(errors: ListErrors, n_digits: int) -> Figure:
     """Where the wrong lists lie in the plane of two digits (every pair of digits for longer lists).
 
     Raises:
-      ValueError: the lists have one digit only.
+      UserError: the lists have one digit only.
 
     Source: paper, its scatter of wrong lists.
     """
@@ -147,4 +148,4 @@ def _legend(figure: Figure, *entries: tuple[str, dict]) -> None:
 
 def _need_pairs(count: int) -> None:
     if not count:
-        raise ValueError("this picture needs lists of at least two digits; these have one")
+        raise UserError("this picture needs lists of at least two digits; these have one")

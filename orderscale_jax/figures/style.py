@@ -14,6 +14,8 @@ import pathlib
 import matplotlib
 from matplotlib.figure import Figure
 
+from orderscale_jax import files
+
 COLUMN, PAGE = 3.4, 7.0  # inches
 POINTS = 72  # per inch
 SMALL, NORMAL = 7.0, 8.0  # font sizes in points at the final size
@@ -69,12 +71,6 @@ def styled(draw):
     return drawing
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, a real minus sign, and never a negative zero."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
 def save(figure: Figure, path: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes `path`.png and `path`.pdf, each all or nothing, and returns their paths.
 
@@ -91,12 +87,5 @@ def save(figure: Figure, path: str | os.PathLike) -> tuple[pathlib.Path, pathlib
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=suffix[1:], metadata=metadata)
-        target = path.with_name(path.name + suffix)
-        unfinished = path.with_name(f".{path.name}{suffix}.{os.getpid()}")
-        try:
-            unfinished.write_bytes(buffer.getvalue())
-            os.replace(unfinished, target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        written.append(target)
+        written.append(files.write_bytes(path.with_name(path.name + suffix), buffer.getvalue()))
     return tuple(written)

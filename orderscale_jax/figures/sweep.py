@@ -12,9 +12,10 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
 from orderscale_jax.figures.training import TRANSITION
-from orderscale_jax.sweep_results import Summary
+from orderscale_jax.training.sweep_results import Summary
 
 NAMES = {
     "n_layers": "layers",
@@ -49,20 +50,20 @@ def success_heatmap(summaries: Sequence[Summary], columns: str, color: str = "su
       color: `success` or `median`.
 
     Raises:
-      ValueError: no such field, another colour, or two cells fall on the same square.
+      UserError: no such field, another colour, or two cells fall on the same square.
     """
     _check(summaries)
     if color not in ("success", "median"):
-        raise ValueError(f"a heatmap is coloured by 'success' or 'median', got {color!r}")
+        raise UserError(f"a heatmap is coloured by 'success' or 'median', got {color!r}")
     if columns not in summaries[0].values:
-        raise ValueError(f"the cells have no field {columns!r}, only {', '.join(summaries[0].values)}")
+        raise UserError(f"the cells have no field {columns!r}, only {', '.join(summaries[0].values)}")
     across = _ordered(summary.values[columns] for summary in summaries)
     places = {}
     for summary in summaries:
         rest = {name: value for name, value in summary.values.items() if name != columns}
         place = tuple(rest.values()), summary.values[columns]
         if place in places:
-            raise ValueError(f"two cells are {_words(rest)}, {_words({columns: place[1]})}")
+            raise UserError(f"two cells are {_words(rest)}, {_words({columns: place[1]})}")
         places[place] = summary
     down = list(dict.fromkeys(row for row, _ in places))
     labels = {row: _words(dict(zip(rest, row, strict=True))) for row in down}
@@ -107,7 +108,7 @@ def success_rates(summaries: Sequence[Summary]) -> Figure:
     """A line per cell: success rate (dot) with Wilson's 95 % interval, and the counts.
 
     Raises:
-      ValueError: there is no cell.
+      UserError: there is no cell.
     """
     _check(summaries)
     figure, axes = _rows(summaries)
@@ -128,11 +129,11 @@ def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> F
     Runs without a transition stand at the last step they trained, as open circles.
 
     Raises:
-      ValueError: there is no cell, or another outcome than `accuracy` or `transition`.
+      UserError: there is no cell, or another outcome than `accuracy` or `transition`.
     """
     _check(summaries)
     if outcome not in ("accuracy", "transition"):
-        raise ValueError(f"a strip shows 'accuracy' or 'transition', got {outcome!r}")
+        raise UserError(f"a strip shows 'accuracy' or 'transition', got {outcome!r}")
     figure, axes = _rows(summaries)
     for i, summary in enumerate(summaries):
         offsets = i + JITTER * _spread(summary.n_runs)
@@ -184,7 +185,7 @@ def _rows(summaries: Sequence[Summary]):
 
 def _check(summaries: Sequence[Summary]):
     if not summaries:
-        raise ValueError("a figure of a sweep needs at least one cell")
+        raise UserError("a figure of a sweep needs at least one cell")
 
 
 def _spread(n: int) -> np.ndarray:

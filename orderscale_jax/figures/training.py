@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
 
 TRANSITION = 0.75  # a run has broken through at its first evaluation above this accuracy
@@ -33,7 +34,7 @@ class Curve:
         if len(self.steps) != len(self.accuracy) or (
             self.loss is not None and len(self.steps) != len(self.loss)
         ):
-            raise ValueError(f"run {self.label!r}: steps, accuracy and loss must have the same length")
+            raise UserError(f"run {self.label!r}: steps, accuracy and loss must have the same length")
 
     @property
     def transition(self) -> int | None:
@@ -49,10 +50,10 @@ def training_curves(*curves: Curve) -> Figure:
     More runs than there are colours are drawn alike and unnamed.
 
     Raises:
-      ValueError: no curve is given.
+      UserError: no curve is given.
     """
     if not curves:
-        raise ValueError("training_curves needs at least one Curve")
+        raise UserError("training_curves needs at least one Curve")
     with_loss = all(curve.loss is not None for curve in curves)
     named = len(curves) <= MOST_NAMED
     legend_rows = -(-len(curves) // 2) if named else 1

@@ -11,9 +11,9 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from orderscale_jax.formatting import count, edge_label, enumerate_words, number, percent, points
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.report import published as published_numbers
-from orderscale_jax.report.words import count, edge_label, enumerate_words, number, percent, points
 
 HOLDS, PARTLY, FAILS, UNKNOWN = "holds", "holds only partly", "does not hold", "not measured"
 MODELS = {"two_layer": "two layers", "three_layer": "three layers"}

@@ -19,7 +19,7 @@ from orderscale_jax.graph import Edge
 from orderscale_jax.model import ListTransformer
 from orderscale_jax.report import published, statements, words
 from orderscale_jax.report.claims import claims
-from orderscale_jax.report.numbers import number_table
+from orderscale_jax.report.table import number_table
 
 Results = Mapping[str, Any]
 NAMES = {

@@ -8,9 +8,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from orderscale_jax import figures
+from orderscale_jax.analysis.study import Study
+from orderscale_jax.errors import UserError
+from orderscale_jax.formatting import count
 from orderscale_jax.report.published import PAPER_MODE
-from orderscale_jax.report.study import Study
-from orderscale_jax.report.words import count
 
 
 def draw(found: Study, history: tuple[figures.Curve, ...] = ()) -> dict[str, Figure]:
@@ -79,4 +80,4 @@ def read_history(checkpoint: Path, seed: int | None = None) -> tuple[figures.Cur
             for (seed, attempt), lines in sorted(attempts.items())
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{log} is not the log of a training run: {error}") from error
+        raise UserError(f"{log} is not the log of a training run: {error}") from error

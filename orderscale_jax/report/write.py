@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from orderscale_jax import figures
+from orderscale_jax.analysis.results import split_sizes, tabulate
+from orderscale_jax.analysis.study import Study
 from orderscale_jax.report.page import page
 from orderscale_jax.report.pictures import draw
-from orderscale_jax.report.results import split_sizes, tabulate
-from orderscale_jax.report.study import Study
-from orderscale_jax.runs import write_json
 from orderscale_jax.task import Split
+from orderscale_jax.training.workdir import write_json
 
 N_EXAMPLES = 5  # lists that the explorer offers: the first right ones and the first wrong ones
 

@@ -1,0 +1,237 @@
+"""How fast, as ratios against something measured in the same minutes on the same machine.
+
+    python -m experiments.benchmark --output=benchmark.jsonl
+
+One JSON line per figure: name, value, unit, device. Every pair is timed in turn, several times, and
+the median of the pairwise ratios is given, because machines drift.
+"""
+
+import contextlib
+import json
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+
+from orderscale_jax import checkpoint, training
+from orderscale_jax.analysis.ablation import MODES, ablate_edges
+from orderscale_jax.cli import peers
+from orderscale_jax.config import default_config
+from orderscale_jax.training.devices import Advance, place, start_runs
+from orderscale_jax.training.ensemble import Ensemble, make_setup
+
+NEVER = 2.0  # an accuracy at which no run stops
+PUBLISHED_STEPS_PER_SECOND = 141  # two layers, batch 1024, one run at a time on an unnamed CUDA GPU
+
+OUTPUT = flags.DEFINE_string("output", None, "File for the lines; they are printed in any case.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each pair is timed.", lower_bound=1)
+SEEDS = flags.DEFINE_integer(
+    "seeds",
+    0,
+    "Also train so many two-layer seeds to accuracy 0.90 and tell how long each took.",
+    lower_bound=0,
+)
+
+DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of 100
+
+
+def main(argv):
+    del argv
+    file = open(OUTPUT.value, "w") if OUTPUT.value else contextlib.nullcontext()
+    with file:
+        measure(file if OUTPUT.value else None)
+
+
+def measure(file):
+    """Measures everything; every line is printed, and written to `file` if there is one."""
+
+    def tell(name, value, unit):
+        line = {"name": name, "value": float(value), "unit": unit, "device": jax.devices()[0].device_kind}
+        for stream in filter(None, (sys.stdout, file)):
+            print(json.dumps(line), file=stream, flush=True)
+
+    for label, n_layers in (("two_layer", 2), ("three_layer", 3)):
+        training_speed(tell, label, n_layers)
+    ablation_speed(tell)
+    ensemble_speed(tell)
+    if SEEDS.value:
+        time_to_accuracy(tell, SEEDS.value)
+
+
+def training_speed(tell, label: str, n_layers: int):
+    """Steps per second as users train (shuffling and validation included) and of the dense ports."""
+    config = default_config()
+    config.model.n_layers = n_layers
+    config.train.target_accuracy = NEVER
+    setup, split = make_setup(config)
+    lists, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
+    advance = Advance(setup, place(1, setup.train.batch_size))
+    state = [advance.load(start_runs(setup, [0]))]
+
+    def ours():
+        state[0], reports = advance(state[0], lists, validation)
+        return reports
+
+    generator = np.random.default_rng(0)
+    batches = split.train[generator.integers(len(split.train), size=(DENSE_STEPS, setup.train.batch_size))]
+    model = nnx.merge(training.graphdef(setup.model), training.init_params(setup.model, jax.random.key(0)))
+    arrays = checkpoint.named_arrays(model)
+    dense = peers.train_jax(setup.model, jax.tree.map(jnp.asarray, arrays), batches)
+    per_step = {"ours": setup.train.eval_every, "dense": DENSE_STEPS, "torch": DENSE_STEPS}
+    calls = {"ours": ours, "dense": dense}
+    if torch := peers.train_torch(setup.model, arrays, batches):
+        calls["torch"] = torch
+    seconds = {name: times / per_step[name] for name, times in timings(calls).items()}
+    tell(f"train_steps_per_second_{label}", 1 / np.median(seconds["ours"]), "steps/s")
+    tell(f"train_steps_per_second_dense_{label}", 1 / np.median(seconds["dense"]), "steps/s")
+    tell(f"train_speedup_over_dense_{label}", np.median(seconds["dense"] / seconds["ours"]), "ratio")
+    if "torch" in seconds:
+        tell(f"train_steps_per_second_torch_{label}", 1 / np.median(seconds["torch"]), "steps/s")
+        tell(f"train_speedup_over_torch_{label}", np.median(seconds["torch"] / seconds["ours"]), "ratio")
+    if n_layers == 2:
+        step_limit(tell, setup, ours)
+
+
+def ensemble_speed(tell):
+    """Steps per second summed over the runs of an ensemble, two layers, batch 1024."""
+    config = default_config()
+    config.train.batch_size = 1024
+    config.train.target_accuracy = NEVER
+    setup, split = make_setup(config)
+    lists, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
+    sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 256, 1024)
+    calls = {}
+    for size in sizes:
+        advance = Advance(setup, place(size, setup.train.batch_size))
+        state = [advance.load(start_runs(setup, np.arange(size)))]
+
+        def stretch(advance=advance, state=state):
+            state[0], reports = advance(state[0], lists, validation)
+            return reports
+
+        calls[size] = stretch
+    seconds = timings(calls)
+    for size in sizes:
+        rate = size * setup.train.eval_every / np.median(seconds[size])
+        tell(f"seed_steps_per_second_{size}_runs", rate, "steps/s")
+        tell(f"seed_steps_over_published_{size}_runs", rate / PUBLISHED_STEPS_PER_SECOND, "ratio")
+    small, large = sizes[-2:]
+    per_run = (seconds[large] / large) / (seconds[small] / small)
+    tell(f"cost_per_run_{large}_runs_over_{small}", np.median(per_run), "ratio")
+    if sizes[1] > 8:
+        step_limit(tell, setup, calls[256], n_runs=256)
+
+
+def time_to_accuracy(tell, n_seeds: int):
+    """How long each of so many seeds trains until validation accuracy is 0.90, if it gets there."""
+    config = default_config()
+    config.train.target_accuracy = 0.9
+    config.train.max_retries = 1
+    setup, split = make_setup(config)
+    ensemble = Ensemble(setup, split, start_runs(setup, np.arange(n_seeds)))
+    began, taken, first = time.perf_counter(), 0, None
+    steps = {}
+    while not ensemble.done:
+        for line in ensemble.advance():
+            taken += setup.train.eval_every
+            if line["val_accuracy"] >= 0.9:
+                steps[line["index"]] = line["total_steps"]
+                first = first or time.perf_counter() - began
+    per_step = (time.perf_counter() - began) / taken
+    found = sorted(steps.values())
+    tell("seeds_above_0.9", len(found), f"of {n_seeds} seeds")
+    for share in (0, 25, 50, 75, 100) if found else ():
+        value = np.percentile(found, share)
+        tell(f"steps_to_0.9_percentile_{share}", value, "steps, of the seeds that got there")
+        tell(f"seconds_to_0.9_percentile_{share}", value * per_step, "s, a seed alone")
+    if first:
+        tell("seconds_to_first_above_0.9", first, f"s, {n_seeds} seeds together")
+
+
+def step_limit(tell, setup, ours, n_runs: int = 1):
+    """Time of a two-layer step over the time its unavoidable work takes on this machine.
+
+    Unavoidable are the softmax of both outputs' logits, one more pass over them, and the matrix
+    products that make the logit table and carry its gradient back.
+    """
+    config, batch = setup.model, setup.train.batch_size
+    key = jax.random.key(0)
+    logits = jax.random.normal(key, (n_runs * batch * config.list_len, config.d_vocab))
+    n_sources = config.list_len * config.n_digits + config.list_len + 1
+    sources = jax.random.normal(key, (n_runs, n_sources, config.d_model))
+    unembed = jax.random.normal(key, (n_runs, config.d_model, config.d_vocab))
+    times = 100  # inside one program, so that dispatch does not count
+
+    @jax.jit
+    def softmaxes(logits):
+        return jax.lax.fori_loop(0, times, lambda _, x: jax.nn.softmax(x), logits)
+
+    @jax.jit
+    def passes(logits):
+        return jax.lax.fori_loop(0, times, lambda _, x: x * 1.0001 + 1e-6, logits)
+
+    @jax.jit
+    def products(sources, unembed):
+        def body(_, carry):
+            sources, unembed = carry
+            table = jnp.matmul(sources, unembed, precision="highest")
+            d_sources = jnp.matmul(table, unembed.mT, precision="highest")
+            d_unembed = jnp.matmul(sources.mT, table, precision="highest")
+            return sources + 1e-9 * d_sources, unembed + 1e-9 * d_unembed
+
+        return jax.lax.fori_loop(0, times, body, (sources, unembed))
+
+    found = timings(
+        {
+            "ours": ours,
+            "softmax": lambda: jax.block_until_ready(softmaxes(logits)),
+            "pass": lambda: jax.block_until_ready(passes(logits)),
+            "products": lambda: jax.block_until_ready(products(sources, unembed)),
+        }
+    )
+    limit = (found["softmax"] + found["pass"] + found["products"]) / times
+    operations = 3 * 2 * n_runs * n_sources * config.d_model * config.d_vocab
+    runs = f"_{n_runs}_runs" if n_runs > 1 else ""
+    tell(f"softmax_rate{runs}", logits.size * times / np.median(found["softmax"]) / 1e9, "1e9 logits/s")
+    tell(f"matmul_rate{runs}", operations * times / np.median(found["products"]) / 1e9, "1e9 operations/s")
+    tell(f"train_step_limit{runs}", np.median(limit) * 1e6, "us")
+    tell(f"train_step_over_limit{runs}", np.median(found["ours"] / setup.train.eval_every / limit), "ratio")
+
+
+def ablation_speed(tell):
+    """All edges of the shipped two-layer model in both modes, against a loop of dense forwards."""
+    setup, split = make_setup(default_config())
+    model, _ = checkpoint.load_pretrained("two_layer")
+    arrays = jax.tree.map(jnp.asarray, checkpoint.named_arrays(model))
+    loop = peers.ablate_loop(setup.model, arrays, split.validation)
+
+    def ours():
+        return [ablate_edges(model, split.validation, mode) for mode in MODES]
+
+    found = timings({"ours": ours, "loop": loop})
+    tell("edge_ablation_seconds", np.median(found["ours"]), "s")
+    tell("edge_ablation_loop_seconds", np.median(found["loop"]), "s")
+    tell("edge_ablation_speedup_over_loop", np.median(found["loop"] / found["ours"]), "ratio")
+    gap = np.abs(np.stack([result.accuracies for result in ours()]) - loop()).max()
+    tell("edge_ablation_largest_difference_to_loop", gap, "accuracy")
+
+
+def timings(calls) -> dict[str, np.ndarray]:
+    """Seconds of each call, taken in turn after one call each that compiles."""
+    for call in calls.values():
+        call()
+    found = {name: [] for name in calls}
+    for _ in range(ROUNDS.value):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            found[name].append(time.perf_counter() - began)
+    return {name: np.array(times) for name, times in found.items()}
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,38 @@
+"""Files that are either whole or as they were, whoever else writes them at the same time."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Writes a file beside its place and moves it there when it is on the disk; returns `path`."""
+    partial = beside(path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """`write_bytes` of text in UTF-8."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """`write_bytes` of JSON."""
+    return write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def beside(path: Path) -> Path:
+    """A place in the same folder that no other process on any machine uses."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")

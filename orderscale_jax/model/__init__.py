@@ -1,0 +1,21 @@
+"""The masked attention-only transformer: its definition in residuals, the same in scales, and what may be
+changed on the way through it.
+"""
+
+from orderscale_jax.model.config import ModelConfig
+from orderscale_jax.model.interventions import MODES, Interventions, Trace, cut, keep_weights, patch
+from orderscale_jax.model.transformer import ListTransformer, bind, frozen_projections, init_params
+
+__all__ = [
+    "MODES",
+    "Interventions",
+    "ListTransformer",
+    "ModelConfig",
+    "Trace",
+    "bind",
+    "cut",
+    "frozen_projections",
+    "init_params",
+    "keep_weights",
+    "patch",
+]

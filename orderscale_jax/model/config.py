@@ -1,0 +1,115 @@
+"""Shape and variants of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from orderscale_jax import task
+from orderscale_jax.errors import UserError
+from orderscale_jax.graph import Graph
+from orderscale_jax.options import check_types
+
+FROZEN_HEADS = ("shared", "block")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape and variants of a model (paper, section 3 and appendix).
+
+    Attributes:
+      n_layers: attention layers.
+      n_heads: heads of a layer, each of d_model / n_heads dimensions.
+      d_model: width of the residual stream.
+      list_len: digits per list, n; a run takes it from the task.
+      n_digits: size of the alphabet, N; a run takes it from the task.
+      layer_norm: LayerNorm before attention, before the MLP and before the unembedding.
+      bias: learn b_Q, b_K, b_V, b_O, b_U (and the MLP's).
+      learn_wv: learn the value projection instead of freezing it to a slice of the identity.
+      learn_wo: learn the output projection instead of freezing it.
+      mlp: a GELU MLP of width 4 d_model after attention.
+      frozen_heads: what several frozen heads project to. `shared`, as published: every head the first
+        d_head dimensions. `block`: head h its own block, so that their sum is the identity.
+    """
+
+    n_layers: int = 2
+    n_heads: int = 1
+    d_model: int = 64
+    list_len: int = 2
+    n_digits: int = 100
+    layer_norm: bool = False
+    bias: bool = False
+    learn_wv: bool = False
+    learn_wo: bool = False
+    mlp: bool = False
+    frozen_heads: str = "shared"
+
+    def __post_init__(self):
+        check_types(self, "model")
+        for name in ("n_layers", "n_heads", "d_model", "list_len"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_digits < 2:
+            raise UserError(f"n_digits must be at least 2, got {self.n_digits}")
+        if self.d_model % self.n_heads:
+            raise UserError(
+                f"model.n_heads must divide model.d_model: {self.d_model} is not a multiple of {self.n_heads}"
+            )
+        if self.frozen_heads not in FROZEN_HEADS:
+            raise UserError(f"model.frozen_heads must be 'shared' or 'block', got {self.frozen_heads!r}")
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.n_heads
+
+    @property
+    def d_vocab(self) -> int:
+        """Digits, then MASK, then SEP."""
+        return self.n_digits + 2
+
+    @property
+    def mask_token(self) -> int:
+        return self.n_digits
+
+    @property
+    def sep_token(self) -> int:
+        return self.n_digits + 1
+
+    @property
+    def n_positions(self) -> int:
+        return 2 * self.list_len + 1
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        return Graph(self.list_len, self.n_layers)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """What sets this model apart from the plain one (one head, frozen projections, attention alone).
+
+        Where it is empty, residuals are scales of source vectors (`model.scales`).
+        """
+        names = {
+            f"{self.n_heads} heads": self.n_heads > 1,
+            "LayerNorm": self.layer_norm,
+            "biases": self.bias,
+            "a learned W_V": self.learn_wv,
+            "a learned W_O": self.learn_wo,
+            "an MLP": self.mlp,
+        }
+        return tuple(name for name, is_on in names.items() if is_on)
+
+    def check_lists(self, lists) -> jax.Array:
+        """Lists [B, n] as an integer array; UserError if their shape, type or a digit does not fit.
+
+        Digits are known, and checked, outside `jit` only. An array keeps its place and sharding.
+        """
+        known = not isinstance(lists, jax.core.Tracer) and getattr(lists, "is_fully_addressable", True)
+        if known:
+            checked = task.check_lists(lists, self.list_len, self.n_digits)
+        else:
+            task.check_list_shape(lists, self.list_len)
+        return lists if isinstance(lists, jax.Array) else jnp.asarray(checked)

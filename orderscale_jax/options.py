@@ -1,0 +1,40 @@
+"""Options as dataclasses: their meaning stands in the docstring, their type in the annotation, once."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+import re
+from typing import Any
+
+from orderscale_jax.errors import UserError
+
+_KINDS = {  # annotation without `| None`: (what it is called, what fits)
+    "int": ("a whole number", numbers.Integral),
+    "float": ("a number", numbers.Real),
+    "bool": ("true or false", bool),
+    "str": ("a word", str),
+}
+
+
+def check_types(options: Any, group: str):
+    """UserError if a field of the dataclass `options` holds another type than its annotation says."""
+    for field in dataclasses.fields(options):
+        value, (kind, _, optional) = getattr(options, field.name), field.type.partition(" | ")
+        if optional and value is None:
+            continue
+        name, fitting = _KINDS[kind]
+        if not isinstance(value, fitting) or (isinstance(value, bool) and kind != "bool"):
+            raise UserError(
+                f"{group}.{field.name} must be {name}{' or None' * bool(optional)}, got {value!r}"
+            )
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What each option of a dataclass means, from the section `Attributes` of its docstring, on one line."""
+    _, _, section = (cls.__doc__ or "").partition("Attributes:\n")
+    found = {}
+    for entry in re.split(r"^      ?(?=\w)", section, flags=re.MULTILINE)[1:]:
+        names, _, text = entry.partition(": ")
+        found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return found

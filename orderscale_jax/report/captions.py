@@ -1,0 +1,292 @@
+"""What each figure shows, in two plain sentences made from the results.
+
+Every function takes `results` and gives the sentences that hold for those numbers, whatever they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orderscale_jax.figures.training import TRANSITION, Curve
+from orderscale_jax.formatting import count, edge_label, enumerate_words, number, percent, points
+from orderscale_jax.graph import Edge, Graph
+from orderscale_jax.report.published import PAPER_MODE
+
+Results = Mapping[str, Any]
+SMALL = 0.01  # of accuracy; a smaller change is called none
+TERMS = {
+    "P_o2": "P_o2",
+    "neg_beta_sep_P_o1": "−βₛ P_o1",
+    "neg_beta_o1_alpha1_D1": "−βₒ₁ α₁ D1",
+    "neg_beta_o1_alpha2_D2": "−βₒ₁ α₂ D2",
+    "neg_beta_o1_S": "−βₒ₁ S",
+    "beta_o1_E_mask": "βₒ₁ E_MASK",
+}
+
+
+def graph_of(results: Results) -> Graph:
+    return Graph(results["list_len"], results["config"]["n_layers"])
+
+
+def headline(results: Results) -> str:
+    """How good the model is, in one sentence or two."""
+    val, n = results["val"], results["list_len"]
+    text = f"It writes {percent(val['accuracy'])} of the output digits right"
+    if n > 1:
+        each = [f"o{i + 1} {percent(x)}" for i, x in enumerate(val["per_position_accuracy"])]
+        text += f" ({', '.join(each)}) and {percent(val['sequence_accuracy'])} of the lists entirely right"
+    return f"{text}, measured on {_lists(results)}."
+
+
+def description(results: Results) -> str:
+    """What the model is."""
+    config, variant = results["config"], results["variant"]
+    parts = [
+        f"A transformer of {count(config['n_layers'], 'layer')} and {count(config['n_heads'], 'head')}, "
+        f"{config['d_model']} wide, with {results['parameters']['trainable']:,} trained parameters."
+    ]
+    extras = {
+        "LayerNorm": config["use_ln"],
+        "biases": config["use_bias"],
+        "a learned value projection": config["use_wv"],
+        "a learned output projection": config["use_wo"],
+        "an MLP after attention": variant["mlp"],
+    }
+    has = [name for name, on in extras.items() if on]
+    lacks = [name.removeprefix("a ").removeprefix("an ") for name, on in extras.items() if not on]
+    parts.append(
+        f"It has {enumerate_words(has)}." if has else "It has attention alone: it only mixes vectors."
+    )
+    if has and lacks:
+        parts.append(f"It has no {' or '.join(lacks)}.")
+    n = results["list_len"]
+    parts.append(
+        f"It reads a list of {count(n, 'digit')} between 0 and {results['n_digits'] - 1}, packs "
+        f"{'it' if n == 1 else 'them'} into one token, SEP, and writes the "
+        f"{'digit' if n == 1 else 'digits'} down again{'' if n == 1 else ', in order'}; the outputs see "
+        f"nothing but SEP{'' if n == 1 else ' and the outputs before them'}."
+    )
+    return " ".join(parts)
+
+
+def information_flow(results: Results) -> list[str]:
+    graph, ablation = graph_of(results), results["ablation"][PAPER_MODE]
+    critical = [Edge(*edge) for edge in ablation["critical"]]
+    tolerance = 100 * ablation["critical_tolerance"]
+    live = len(graph.live_edges)
+    within = f"{tolerance:g} point{'' if tolerance == 1 else 's'} of accuracy"
+    first = f"Of {count(len(graph.edges), 'edge')}, {live} can reach an output at all, and "
+    if critical:
+        are = "is" if len(critical) == 1 else "are"
+        first += f"{len(critical)} {are} critical: cutting one costs more than {within}."
+    else:
+        first += f"none is critical: cutting any one alone costs at most {within}."
+    if critical:
+        changes = {_edge(entry): entry["delta"] for entry in ablation["edges"]}
+        dearest = min(critical, key=changes.get)
+        first += f" The costliest is {edge_label(graph, dearest)}, at {points(changes[dearest])} points."
+    rest, intact = ablation["accuracy_without_non_critical"], results["val"]["accuracy"]
+    which = "every other edge" if critical else "every edge"
+    second = f"With {which} cut at once accuracy is {percent(rest)}, intact it is {percent(intact)}: "
+    if rest < intact - SMALL:
+        second += "edges that seem dispensable one at a time are not so together."
+    elif critical:
+        second += "the critical edges are all that the model needs."
+    else:
+        second += "attention carries nothing that accuracy depends on."
+    return [first, second]
+
+
+def ablation(results: Results, mode: str) -> list[str]:
+    graph, entries = graph_of(results), results["ablation"][mode]["edges"]
+    other = {"renormalize": "zero", "zero": "renormalize"}[mode]
+    how = {
+        "renormalize": "the rest of its row is rescaled to sum 1",
+        "zero": "the rest of its row is left as it was",
+    }[mode]
+    changed = sorted((e for e in entries if e["delta"] < -SMALL), key=lambda e: e["delta"])
+    if changed:
+        worst = [f"{edge_label(graph, _edge(e))} ({points(e['delta'])})" for e in changed[:3]]
+        first = f"When an edge is cut and {how}, accuracy falls most for {enumerate_words(worst)}, in points."
+    else:
+        first = f"When an edge is cut and {how}, no edge costs a whole point of accuracy."
+    gains = [e for e in entries if e["delta"] > SMALL]
+    if gains:
+        best = max(gains, key=lambda e: e["delta"])
+        first += f" Cutting {edge_label(graph, _edge(best))} even raises it, by {points(best['delta'])}."
+    here, there = (_critical(results, m) for m in (mode, other))
+    if not here | there:
+        return [first, "No edge is critical in either mode."]
+    if here == there:
+        return [first, f"The critical edges are the same in the other mode ({other})."]
+    parts = []
+    if here - there:
+        parts.append(f"critical only here: {_labels(graph, here - there)}")
+    if there - here:
+        parts.append(f"critical only in the other mode ({other}): {_labels(graph, there - here)}")
+    return [first, f"The two modes do not agree on every edge; {'; '.join(parts)}."]
+
+
+def attention(results: Results) -> list[str]:
+    n, last = results["list_len"], results["config"]["n_layers"] - 1
+    mean = results["mean_pattern"]
+
+    def average(layer, query, key):
+        return sum(head[query][key] for head in mean[layer]) / len(mean[layer])
+
+    alphas = [f"{average(0, n, i):.3f} to d{i + 1}" for i in range(n)]
+    over = " (mean over heads)" if len(mean[0]) > 1 else ""
+    first = f"On average SEP gives {enumerate_words(alphas)} in layer 0{over}"
+    if last > 0:
+        sources = ["SEP", *(f"o{i}" for i in range(1, n))]
+        betas = [f"{average(last, 2 * n, n + i):.3f} to {name}" for i, name in enumerate(sources)]
+        first += f", and o{n} gives {enumerate_words(betas)} in layer {last}"
+    first += "."
+    spread = results.get("sep_attention")
+    if spread:
+        deviation = spread["alpha_d1_std"]
+        first += f" From list to list SEP's share for d1 varies with a standard deviation of {deviation:.3f}."
+    lost = results["val"]["accuracy"] - results["mean_pattern_accuracy"]
+    second = (
+        f"With every pattern replaced by its mean, accuracy is {percent(results['mean_pattern_accuracy'])}"
+    )
+    if lost > SMALL:
+        second += (
+            f", {100 * lost:.1f} points less: how attention differs from list to list carries information."
+        )
+    else:
+        second += ": accuracy does not depend on how attention differs from list to list."
+    return [first, second]
+
+
+def sep_attention(results: Results) -> list[str]:
+    found = results["sep_attention"]
+    right, wrong = found["score_gap_mean_correct"], found["score_gap_mean_incorrect"]
+    over = results["config"]["n_heads"] * results["list_len"] * (results["list_len"] - 1) // 2
+    which = "SEP's scores of the two digits" if results["list_len"] == 2 else "SEP's scores of two digits"
+    averaged = " (mean over pairs and heads)" if over > 1 else ""
+    if right is None or wrong is None:
+        what, gap = ("wrong", right) if wrong is None else ("right", wrong)
+        return [
+            f"No list is {what}, so right and wrong lists cannot be compared.",
+            f"On average {which} lie {gap:.3f} apart{averaged}.",
+        ]
+    first = (
+        f"{which} lie {right:.3f} apart on average in lists that come out right and {wrong:.3f} in those "
+        f"that do not{averaged}."
+    )
+    if wrong <= right / 2:
+        second = (
+            "Wrong lists gather where SEP attends to the digits alike, as if order were a matter of scale."
+        )
+    elif wrong < right:
+        second = "Wrong lists lie somewhat closer to equal attention, but do not gather there."
+    else:
+        second = (
+            "Wrong lists lie no closer to equal attention than right ones: the model does not fail there."
+        )
+    return [first, second]
+
+
+def difference(results: Results) -> list[str]:
+    found, swap = results["logit_difference"], results["alpha_swap_full_model"]
+    base, final = found["base_l_o1"], found["final"]
+    if base is None:
+        return [
+            "No list has two different digits.",
+            "So there is no difference of their logits to take apart.",
+        ]
+    name, value = max(found["terms"].items(), key=lambda term: abs(term[1]))
+    first = (
+        f"In o1 the logit of d2 lies {number(abs(base))} {'below' if base < 0 else 'above'} that of d1; six "
+        f"terms bring it to {number(abs(final))} {'below' if final < 0 else 'above'} in o2, the largest "
+        f"being {TERMS[name]} with {number(value)}."
+    )
+    unchanged = found["o2_accuracy_alpha_unchanged"]
+    second = (
+        f"With α₁ = 1, α₂ = 0 put into the difference alone o2 is right in "
+        f"{percent(found['o2_accuracy_alpha1_1_alpha2_0'])} of the lists, with α₁ = 0, α₂ = 1 in "
+        f"{percent(found['o2_accuracy_alpha1_0_alpha2_1'])}, and in {percent(unchanged)} as it is. "
+        f"Exchanging α₁ and α₂ in the running model reverses both outputs in "
+        f"{percent(swap['both_reversed'])} of the lists."
+    )
+    return [first, second]
+
+
+def wrong_lists(results: Results) -> list[str]:
+    found, used = results["wrong_lists"], results["n_val_used"]
+    if not found["lists"]:
+        return [f"None of {count(used, 'list')} is wrong.", "So there is nothing to see in the plane."]
+    each = [f"o{i + 1} in {amount:,}" for i, amount in enumerate(found["by_output"])]
+    are = "is" if found["lists"] == 1 else "are"
+    first = f"{found['lists']:,} of {count(used, 'list')} {are} wrong: {enumerate_words(each)}."
+    p = found["structure_p_value"]
+    if p is None:
+        second = "There are too few wrong or too few right lists to say whether they lie in special places."
+    elif p > 0.01:
+        second = f"A chi-squared test on 4 x 4 cells of the plane finds no structure (p = {p:.2g})."
+    else:
+        second = (
+            f"They do not lie at random: a chi-squared test on 4 x 4 cells of the plane gives p = {p:.1g}."
+        )
+    return [first, second]
+
+
+def training(history: Sequence[Curve]) -> list[str]:
+    """Of the runs themselves, which `results` do not hold."""
+    best = max(history, key=lambda curve: max(curve.accuracy))
+    reached = max(best.accuracy)
+    step = best.steps[list(best.accuracy).index(reached)]
+    first = (
+        f"{count(len(history), 'attempt')} at training {'is' if len(history) == 1 else 'are'} on record; the "
+        f"best accuracy, {percent(reached)}, was met after {count(int(step), 'step')}."
+    )
+    at = best.transition
+    if at is None:
+        second = f"It never passed {percent(TRANSITION)}, so it has not broken through."
+    else:
+        second = f"It broke through {percent(TRANSITION)} at step {int(best.steps[at]):,}."
+    return [first, second]
+
+
+def separability(results: Results) -> list[str]:
+    found, span = results["separability"], results["position_span"]
+    n = results["list_len"]
+    which = "o1 and o2" if n == 2 else "neighbouring outputs"
+    if found["separable"]:
+        margin = f", with a margin of {found['margin']:.3f}" if found["margin"] is not None else ""
+        first = (
+            f"Projected on the position vectors, a plane separates the residuals of {which} in every "
+            f"list{margin}."
+        )
+    else:
+        first = (
+            f"Projected on the position vectors, no plane separates the residuals of {which}; the best found "
+            f"has {percent(found['accuracy'])} of them on the right side."
+        )
+    second = (
+        f"Kept only as far as it lies in the span of the position vectors, the residual spells "
+        f"{percent(span['accuracy'])} of the digits right, against "
+        f"{percent(results['val']['accuracy'])} in full."
+    )
+    return [first, second]
+
+
+def _lists(results: Results) -> str:
+    used, total = results["n_val_used"], results["n_val_total"]
+    drawn = ", drawn at random," if results["n_train"] is None else ""
+    every = f"the {count(total, 'validation list')}{drawn}".rstrip(",")
+    return every if used == total else f"the first {used:,} of {total:,} validation lists"
+
+
+def _edge(entry: Mapping[str, Any]) -> Edge:
+    return Edge(entry["layer"], entry["query"], entry["key"])
+
+
+def _critical(results: Results, mode: str) -> set[Edge]:
+    return {Edge(*edge) for edge in results["ablation"][mode]["critical"]}
+
+
+def _labels(graph: Graph, edges) -> str:
+    return enumerate_words([edge_label(graph, edge) for edge in sorted(edges)])

@@ -1,0 +1,200 @@
+"""Which device computes what; the only room that says pmap, core or memory.
+
+R runs go over D local devices: whole runs where there are enough of them, otherwise shares of every
+run's batch, with gradients averaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from orderscale_jax.config import Setup
+from orderscale_jax.training import run
+from orderscale_jax.training.run import Run
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How R runs are laid over local devices.
+
+    Attributes:
+      n_runs: R.
+      n_devices: how many devices take part.
+      split: what the devices share out: `runs` or `batch`.
+      vectorize: whether the runs of one device advance together (vmap) or in turn (map). On a CPU
+        taking turns is faster, and keeps every run's arithmetic as if it were alone.
+      platform: `cpu`, `gpu` or `tpu`.
+    """
+
+    n_runs: int
+    n_devices: int
+    split: str
+    vectorize: bool
+    platform: str
+
+    def __str__(self) -> str:
+        devices = f"{self.n_devices} {self.platform.upper()} device{'s' if self.n_devices > 1 else ''}"
+        runs = f"{self.n_runs} run{'s' if self.n_runs > 1 else ''}"
+        shared = f", {self.split} shared out" if self.n_devices > 1 else ""
+        return f"{runs} on {devices}{shared}"
+
+
+def place(n_runs: int, batch_size: int) -> Placement:
+    """Lays runs over the local devices; fewer than all where neither runs nor batch divide evenly."""
+    local = jax.local_device_count()
+    platform = jax.local_devices()[0].platform
+    vectorize = platform != "cpu" and n_runs > 1
+    for n_devices in range(min(local, n_runs), 1, -1):
+        if n_runs % n_devices == 0:
+            return Placement(n_runs, n_devices, "runs", vectorize, platform)
+    n_devices = max(d for d in range(1, local + 1) if batch_size % d == 0)
+    return Placement(n_runs, n_devices, "batch", vectorize, platform)
+
+
+def memory() -> int:
+    """Bytes that runs may take of one device, or of the host's free memory where that is a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(0.9 * stats["bytes_limit"])  # the rest for fragmentation
+    return free_host_memory() // 2  # the host keeps copies
+
+
+def free_host_memory() -> int:
+    """Bytes of memory that are free on this machine, within the limit of a container."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):  # not Linux: half of all there is
+        free = (
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**32
+        )
+    limit, used = (_control_group(name) for name in ("memory.max", "memory.current"))
+    return min(free, int(limit[0]) - int(used[0])) if limit and used and limit[0].isdigit() else free
+
+
+def available_cores() -> int:
+    """Cores that this process may use: of its affinity, and no more than a container grants."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _control_group("cpu.max")
+    if len(quota) == 2 and quota[0].isdigit():
+        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
+    return cores
+
+
+def _control_group(name: str) -> list[str]:
+    """The words of a control group's file, none where there is no such file."""
+    try:
+        return (CONTROL_GROUP / name).read_text().split()
+    except OSError:
+        return []
+
+
+class CompiledTraining:
+    """Runs, placed and compiled: calling it takes every unfinished run to its next validation.
+
+    Runs have a leading axis R outside (`load`, `fetch`) and the placement's own layout inside. Programs
+    are compiled once for each set of shapes, when they are first needed or planned.
+    """
+
+    def __init__(self, setup: Setup, placement: Placement):
+        self.setup, self.placement = setup, placement
+        self._programs: dict[Any, Any] = {}
+        self._parts = ()
+        many = functools.partial(_train_until_validation, setup, placement)
+        if placement.n_devices == 1:
+            self._call = jax.jit(functools.partial(many, 0), donate_argnums=0)
+            return
+        devices = jax.local_devices()[: placement.n_devices]
+        if placement.split == "runs":
+            self._call = jax.pmap(
+                functools.partial(many, 0), in_axes=(0, None, None), devices=devices, donate_argnums=0
+            )
+        else:
+            self._call = jax.pmap(
+                many, axis_name="devices", in_axes=(0, None, None, None), out_axes=None, devices=devices
+            )
+            self._parts = (np.arange(placement.n_devices),)
+
+    def __call__(self, runs: Run, train, validation) -> tuple[Run, dict[str, Any]]:
+        """(runs, reports): runs in the placement's layout, reports with leading axis R."""
+        runs, reports = self._program(runs, train, validation)(*self._parts, runs, train, validation)
+        return runs, self.fetch(reports)
+
+    def bytes(self, runs: Run, train, validation) -> int:
+        """Memory of one device, of the host for a CPU, that calls will take, as the compiler plans it.
+
+        Takes runs [R, …] and lists, or anything with those shapes and types.
+        """
+        if self._stacked:
+            shape = self.placement.n_devices, -1
+            runs = jax.eval_shape(
+                functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:])), runs
+            )
+        plan = self._program(runs, train, validation).memory_analysis()
+        if plan is None:  # a backend that does not tell
+            return 0
+        held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+        sharing = self.placement.n_devices if self.placement.platform == "cpu" else 1
+        return (held + plan.temp_size_in_bytes) * sharing
+
+    def load(self, runs: Run) -> Run:
+        """Runs [R, …] in the placement's layout."""
+        if self._stacked:
+            shape = self.placement.n_devices, -1
+            return jax.tree.map(lambda x: np.asarray(x).reshape(*shape, *x.shape[1:]), runs)
+        return jax.tree.map(lambda x: jnp.array(np.asarray(x)), runs)  # a copy: the call consumes it
+
+    def fetch(self, tree):
+        """A tree in the placement's layout as host arrays [R, …]."""
+        tree = jax.device_get(tree)
+        if self._stacked:
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+        return tree
+
+    def _program(self, *arguments):
+        """The program for arguments of these shapes."""
+        shapes = tuple((x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arguments))
+        if shapes not in self._programs:
+            self._programs[shapes] = self._call.lower(*self._parts, *arguments).compile()
+        return self._programs[shapes]
+
+    @property
+    def _stacked(self) -> bool:
+        return self.placement.n_devices > 1 and self.placement.split == "runs"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def start_runs(setup: Setup, seeds) -> Run:
+    """Runs [R, …] before their first step, for seeds [R]."""
+    return jax.vmap(functools.partial(run.start, setup))(jnp.asarray(seeds, jnp.uint32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def try_runs_again(setup: Setup, runs: Run) -> Run:
+    """Runs [R, …] with those that may try again at the start of their next attempt."""
+    return jax.vmap(functools.partial(run.try_again, setup))(runs)
+
+
+def _train_until_validation(setup: Setup, placement: Placement, part, runs: Run, train, validation):
+    """Every run of this device one stretch on."""
+    shares = placement.n_devices if placement.split == "batch" else 1
+    one = functools.partial(
+        run.train_until_validation,
+        setup,
+        train=train,
+        validation=validation,
+        part=part,
+        n_parts=shares,
+        axis="devices" if shares > 1 else None,
+    )
+    return jax.vmap(one)(runs) if placement.vectorize else jax.lax.map(one, runs)

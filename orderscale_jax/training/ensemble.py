@@ -1,0 +1,191 @@
+"""Many training runs at once, on the host's side: what goes to the devices, and when it is done.
+
+Dimensions: R runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from orderscale_jax.config import Setup, check_config, model_config, task_config, train_config
+from orderscale_jax.errors import UserError
+from orderscale_jax.task import Split, make_split
+from orderscale_jax.training.devices import CompiledTraining, memory, place, start_runs, try_runs_again
+from orderscale_jax.training.run import Run, attempts_left
+
+# A sweep asks for the same lists and the same program again and again.
+_split = functools.lru_cache(maxsize=2)(make_split)
+_compiled = functools.lru_cache(maxsize=4)(CompiledTraining)
+
+
+def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
+    """What a configuration trains, and on which lists.
+
+    Raises:
+      UserError: an option is wrong, or the batch is larger than the training set.
+    """
+    check_config(config)
+    setup = Setup(model_config(config), task_config(config), train_config(config))
+    split = _split(setup.task)
+    if split.train is None:
+        setup = dataclasses.replace(setup, train=dataclasses.replace(setup.train, batches="sampled"))
+    elif setup.train.batches != "sampled" and setup.train.batch_size > len(split.train):
+        raise UserError(
+            f"train.batch_size={setup.train.batch_size} is larger than the training set of "
+            f"{len(split.train)} lists: give --config.train.batch_size={len(split.train)} or less"
+        )
+    return setup, split
+
+
+class Ensemble:
+    """R runs on their way to their end, each as if it were alone.
+
+    Runs that are done stop costing time: where runs take turns they are skipped, where they advance
+    together they leave the program once half of it is done. Runs for which the devices have no memory
+    wait until others are done.
+    """
+
+    def __init__(self, setup: Setup, split: Split, runs: Run):
+        """`runs` [R, …] as `devices.start_runs` or `state` gave them."""
+        self.setup = setup
+        self._lists, self._validation = _device_lists(split)
+        self._runs = jax.device_get(runs)
+        self._done = np.array(self._runs.done)
+        self._fitting = len(self._done)  # how many fit, as far as is known
+        if not self.done:
+            self._load(np.flatnonzero(~self._done))
+
+    @property
+    def done(self) -> bool:
+        return bool(self._done.all())
+
+    @property
+    def placement(self):
+        return self._training.placement
+
+    def advance(self) -> list[dict[str, Any]]:
+        """Takes every unfinished run to its next validation; a report per run, with its `index`."""
+        unfinished = ~self._done[self._group]
+        self._loaded, reports = self._training(self._loaded, self._lists, self._validation)
+        done = np.asarray(reports["done"])
+        if done[unfinished].any():
+            runs = self._training.fetch(self._loaded)
+            again = np.asarray(attempts_left(self.setup, runs))
+            if again.any():
+                self._loaded = self._training.load(try_runs_again(self.setup, runs))
+                done = done & ~again
+        lines = [
+            {"index": int(self._group[i]), **{name: plain(values[i]) for name, values in reports.items()}}
+            for i in np.flatnonzero(unfinished)
+        ]
+        for i, line in zip(np.flatnonzero(unfinished), lines, strict=True):
+            line["done"] = bool(done[i])
+        self._done[self._group] = done
+        left = len(self._group) - int(done.sum())
+        if not self.done and (left == 0 or (self.placement.vectorize and 2 * left <= len(self._group))):
+            self._runs = self.state()
+            self._load(np.flatnonzero(~self._done))
+        return lines
+
+    def state(self) -> Run:
+        """All runs [R, …] on the host."""
+        if not hasattr(self, "_loaded"):
+            return self._runs
+        current = self._training.fetch(self._loaded)
+
+        def merge(all_runs, group):
+            merged = np.array(all_runs)
+            merged[self._group] = group
+            return merged
+
+        return jax.tree.map(merge, self._runs, current)
+
+    def _load(self, waiting: np.ndarray):
+        """Puts the runs of these indices on the devices, or as many of them as fit."""
+        self._loaded = None
+        self._fitting = min(self._fitting, len(waiting))
+        while True:
+            size = self._fitting
+            self._group = waiting[:size]
+            self._training = _compiled(self.setup, place(size, self.setup.train.batch_size))
+            runs = jax.tree.map(lambda x: x[self._group], self._runs)
+            if size == 1 or self._training.bytes(runs, self._lists, self._validation) <= memory():
+                break
+            self._fitting = (size + 1) // 2
+        self._loaded = self._training.load(runs)
+
+
+def planned_bytes(setup: Setup, split: Split, n_runs: int) -> int:
+    """Memory of one device, of the host for a CPU, that so many runs at once will take.
+
+    It is what the compiler plans for their program, which is compiled for it.
+    """
+    compiled = _compiled(setup, place(n_runs, setup.train.batch_size))
+    runs = jax.eval_shape(functools.partial(start_runs, setup), jax.ShapeDtypeStruct((n_runs,), jnp.uint32))
+    return compiled.bytes(runs, *_device_lists(split))
+
+
+def _device_lists(split: Split):
+    """Training and validation lists; where lists are sampled, any one stands for the training set."""
+    train = split.validation[:1] if split.train is None else split.train
+    return jnp.asarray(train), jnp.asarray(split.validation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+      seed: which run it was.
+      attempts, steps: how often it was started, and the steps of all attempts together.
+      accuracy, sequence_accuracy, position_accuracy [n], loss: of its best weights on validation, as they
+        were measured when these weights were met.
+      best_attempt, best_step: the attempt that led to them, from 1, and the step of it.
+      transition_step: the first validated step of that attempt above TRANSITION_ACCURACY, None if there
+        was none.
+      params: the best weights.
+    """
+
+    seed: int
+    attempts: int
+    steps: int
+    accuracy: float
+    sequence_accuracy: float
+    position_accuracy: list[float]
+    loss: float
+    best_attempt: int
+    best_step: int
+    transition_step: int | None
+    params: Any
+
+
+def result(runs: Run, i: int) -> Result:
+    """The result of run i of R, as they are on the host."""
+    scores = {name.removeprefix("val_"): plain(values[i]) for name, values in runs.best_scores.items()}
+    transition = int(runs.best_transition_step[i])
+    return Result(
+        seed=int(runs.seed[i]),
+        attempts=int(runs.attempt[i]) + 1,
+        steps=int(runs.total_steps[i]),
+        **scores,
+        best_attempt=int(runs.best_attempt[i]) + 1,
+        best_step=int(runs.best_step[i]),
+        transition_step=transition if transition >= 0 else None,
+        params=jax.tree.map(lambda x: np.asarray(x[i]), runs.best_params),
+    )
+
+
+def plain(value):
+    """An array as JSON can hold it; what is not a number becomes None."""
+    value = np.asarray(value)
+    if value.ndim:
+        return [plain(entry) for entry in value]
+    value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

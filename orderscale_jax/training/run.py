@@ -1,0 +1,222 @@
+"""A run as a pure function of its seed: its start, its stretches, its attempts.
+
+A run is a pytree that holds everything it needs, its seed included, so that many runs are one run
+with a leading axis. All that decides where a run goes (batches, validation, stopping, attempts,
+the best weights so far) happens inside the compiled stretch.
+
+Dimensions: B lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from orderscale_jax.config import TRANSITION_ACCURACY, Setup
+from orderscale_jax.model import init_params
+from orderscale_jax.training.batches import training_batch
+from orderscale_jax.training.step import evaluate, optimizer, schedule, train_step
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The whole state of one training run (scalars are arrays []).
+
+    Attributes:
+      seed: names the run; with `attempt` it decides initialisation and batches.
+      attempt: which attempt this is, from 0.
+      step: steps of this attempt.
+      total_steps: steps of all attempts.
+      params, optimizer: weights and optimiser state.
+      learning_rate, weight_decay: of this run.
+      attempt_accuracy: the best validation accuracy of this attempt.
+      stale: validations since then.
+      transition_step: first validated step of this attempt above TRANSITION_ACCURACY, or -1.
+      best_params: the weights with the best validation accuracy of all attempts.
+      best_accuracy, best_scores: theirs, and all that `evaluate` gave for them.
+      best_attempt, best_step, best_transition_step: the attempt that had them, the step of it at which
+        they were met, and its `transition_step`.
+      done: nothing is left to do.
+    """
+
+    seed: jax.Array
+    attempt: jax.Array
+    step: jax.Array
+    total_steps: jax.Array
+    params: Any
+    optimizer: Any
+    learning_rate: jax.Array
+    weight_decay: jax.Array
+    attempt_accuracy: jax.Array
+    stale: jax.Array
+    transition_step: jax.Array
+    best_params: Any
+    best_accuracy: jax.Array
+    best_scores: dict[str, jax.Array]
+    best_attempt: jax.Array
+    best_step: jax.Array
+    best_transition_step: jax.Array
+    done: jax.Array
+
+
+def start(setup: Setup, seed, attempt=0, learning_rate=None, weight_decay=None) -> Run:
+    """A run before its first step; learning rate and decay default to the configured ones."""
+    train = setup.train
+    learning_rate = train.learning_rate if learning_rate is None else learning_rate
+    weight_decay = train.weight_decay if weight_decay is None else weight_decay
+    count, number = (functools.partial(jnp.asarray, dtype=dtype) for dtype in (jnp.int32, float))
+    seed = jnp.asarray(seed, jnp.uint32)
+    params = init_params(setup.model, _key(seed, attempt, "init"))
+    return Run(
+        seed=seed,
+        attempt=count(attempt),
+        step=count(0),
+        total_steps=count(0),
+        params=params,
+        optimizer=optimizer(train, learning_rate, weight_decay).init(params),
+        learning_rate=number(learning_rate),
+        weight_decay=number(weight_decay),
+        attempt_accuracy=number(-1.0),
+        stale=count(0),
+        transition_step=count(-1),
+        best_params=params,
+        best_accuracy=number(-1.0),
+        best_scores=_unknown(setup),
+        best_attempt=count(attempt),
+        best_step=count(0),
+        best_transition_step=count(-1),
+        done=jnp.asarray(False),
+    )
+
+
+def attempts_left(setup: Setup, run: Run):
+    """Whether a run ended below `min_accuracy` and may try again."""
+    another = run.attempt + 1 < setup.train.max_attempts
+    return run.done & (run.best_accuracy < setup.train.min_accuracy) & another
+
+
+def try_again(setup: Setup, run: Run) -> Run:
+    """The run at the start of its next attempt if it may try again, otherwise unchanged."""
+    fresh = start(setup, run.seed, run.attempt + 1, run.learning_rate, run.weight_decay)
+    kept = [field.name for field in dataclasses.fields(Run) if field.name.startswith("best_")]
+    fresh = dataclasses.replace(fresh, **{name: getattr(run, name) for name in (*kept, "total_steps")})
+    return _where(attempts_left(setup, run), fresh, run)
+
+
+def train_until_validation(
+    setup: Setup, run: Run, train, validation, *, part=0, n_parts=1, axis: str | None = None
+):
+    """Trains up to the next validation, validates, and decides what follows.
+
+    Args:
+      setup: static.
+      run: the run; one that is done comes back unchanged.
+      train: training lists [M, n] (any array where lists are sampled).
+      validation: lists [B, n].
+      part, n_parts, axis: which share of each batch this device computes, of how many, and the
+        name of the axis over which gradients are averaged.
+
+    Returns:
+      (run, report): report holds what a person wants to see of this stretch, as scalars.
+    """
+    return jax.lax.cond(
+        run.done,
+        lambda run: (run, _report(setup, run, jnp.nan, _unknown(setup))),
+        lambda run: _train(setup, run, train, validation, part, n_parts, axis),
+        run,
+    )
+
+
+def _train(setup, run, train, validation, part, n_parts, axis):
+    config = setup.train
+    transform = optimizer(config, run.learning_rate, run.weight_decay)
+    key = _key(run.seed, run.attempt, "batches")
+
+    def body(offset, carry):
+        params, state, total = carry
+        lists = training_batch(
+            config.batches, setup.task, config.batch_size, key, run.step + offset, train, part, n_parts
+        )
+        noise_key = None
+        if config.gradient_noise:
+            noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), run.step + offset)
+        params, state, value = train_step(setup, transform, params, state, lists, axis, noise_key)
+        return params, state, total + value
+
+    n_steps = config.eval_every
+    if config.max_steps % n_steps:  # a trip count of its own for every run costs copies under vmap
+        n_steps = jnp.minimum(n_steps, config.max_steps - run.step)
+    carry = run.params, run.optimizer, jnp.zeros(())
+    params, state, total = jax.lax.fori_loop(0, n_steps, body, carry)
+    scores = evaluate(setup, params, validation)
+    run = dataclasses.replace(
+        run, params=params, optimizer=state, step=run.step + n_steps, total_steps=run.total_steps + n_steps
+    )
+    run = _judge(setup, run, scores)
+    return run, _report(setup, run, total / n_steps, scores)
+
+
+def _judge(setup: Setup, run: Run, scores) -> Run:
+    """Notes the scores of a validation: best weights, patience, whether the attempt is over."""
+    config, accuracy = setup.train, scores["val_accuracy"]
+    better = accuracy > run.best_accuracy
+    improved = accuracy > run.attempt_accuracy
+    stale = jnp.where(improved, 0, run.stale + 1)
+    over = (accuracy >= config.target_accuracy) | (run.step >= config.max_steps)
+    if config.patience is not None:
+        over |= (stale >= config.patience) & (accuracy >= config.patience_threshold)
+    broke_through = (run.transition_step < 0) & (accuracy > TRANSITION_ACCURACY)
+    transition_step = jnp.where(broke_through, run.step, run.transition_step)
+    return dataclasses.replace(
+        run,
+        attempt_accuracy=jnp.where(improved, accuracy, run.attempt_accuracy),
+        stale=stale,
+        transition_step=transition_step,
+        best_params=_where(better, run.params, run.best_params),
+        best_accuracy=jnp.where(better, accuracy, run.best_accuracy),
+        best_scores=_where(better, scores, run.best_scores),
+        best_attempt=jnp.where(better, run.attempt, run.best_attempt),
+        best_step=jnp.where(better, run.step, run.best_step),
+        best_transition_step=jnp.where(better, transition_step, run.best_transition_step),
+        done=over,
+    )
+
+
+def _report(setup: Setup, run: Run, train_loss, scores):
+    rate = run.learning_rate
+    if setup.train.schedule == "cosine":
+        rate = rate * schedule(setup.train, run.step)
+    return {
+        "seed": run.seed,
+        "attempt": run.attempt + 1,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "learning_rate": rate,
+        "train_loss": jnp.asarray(train_loss),
+        **scores,
+        "best_accuracy": run.best_accuracy,
+        "done": run.done,
+    }
+
+
+def _unknown(setup: Setup):
+    """The scores of a run that was not run."""
+    nan = jnp.full((), jnp.nan)
+    per_position = jnp.full(setup.model.list_len, jnp.nan)
+    names = "val_loss", "val_accuracy", "val_sequence_accuracy"
+    return {**{name: nan for name in names}, "val_position_accuracy": per_position}
+
+
+def _key(seed, attempt, purpose: str):
+    """The typed key of one purpose of one attempt."""
+    key = jax.random.fold_in(jax.random.key(seed), attempt)
+    return jax.random.fold_in(key, ("init", "batches", "noise").index(purpose))
+
+
+def _where(condition, new, old):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

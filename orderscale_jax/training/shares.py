@@ -1,0 +1,79 @@
+"""Who trains which runs, where several processes do: shares that know nothing of each other.
+
+Runs share nothing, so the processes do not talk while they train. Each takes its share, in a directory
+that all of them see, and whoever finds all shares complete writes what belongs to all. A share that died
+is started again by the same command; its neighbours never notice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+from orderscale_jax.errors import UserError
+
+ASK_JAX = """
+import jax
+jax.distributed.initialize()
+print(jax.process_index(), jax.process_count())
+jax.distributed.shutdown()
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Share `index` (from 0) of `count`; the default is all there is.
+
+    Raises:
+      UserError: there is no such share.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self):
+        if self.count < 1 or not 0 <= self.index < self.count:
+            raise UserError(f"there is no process {self.index} of {self.count}: they count from 0")
+
+    def __str__(self) -> str:
+        return f"{self.index}_of_{self.count}"
+
+    def of(self, n_runs: int) -> np.ndarray:
+        """The indices of the runs of this share: a contiguous block, all blocks of about one size.
+
+        Raises:
+          UserError: there are more shares than runs.
+        """
+        if self.count > n_runs:
+            raise UserError(
+                f"there are more processes ({self.count}) than runs ({n_runs}): "
+                f"start at most {n_runs}, or train at least {self.count} runs"
+            )
+        return np.array_split(np.arange(n_runs), self.count)[self.index]
+
+
+def share_of_cluster() -> Share:
+    """Which share this process has among those that a cluster started (SLURM, Open MPI, Cloud TPU, …).
+
+    `jax.distributed` finds out, in a child process: all meet once, and when it has answered nothing is
+    left through which one process could stop another.
+
+    Raises:
+      UserError: JAX does not find a cluster, or not all processes come.
+    """
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK_JAX],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},  # the devices stay free for this process
+        capture_output=True,
+        text=True,
+    )
+    if asked.returncode:
+        why = (asked.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(
+            f"JAX does not know which processes take part ({why}): say which this is, and of how many"
+        )
+    return Share(*map(int, asked.stdout.split()[-2:]))

@@ -1,0 +1,232 @@
+"""The results of a sweep: one CSV with a row per run, and the summaries that bimodal runs need.
+
+Runs of this task either stay near 0.50 or break through to above 0.9, so a cell is summarised by
+how many of its runs succeeded, with an interval, and every run stays visible.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orderscale_jax import files
+from orderscale_jax.config import TrainConfig
+from orderscale_jax.errors import UserError
+from orderscale_jax.model import ModelConfig
+from orderscale_jax.task import TaskConfig
+
+SUCCESS = 0.9  # accuracy from which a run counts as one, as published
+NORMAL_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+
+CONFIG_COLUMNS = tuple(
+    dict.fromkeys(f.name for c in (TaskConfig, ModelConfig, TrainConfig) for f in dataclasses.fields(c))
+)
+RESULT_COLUMNS = (
+    "accuracy",
+    "sequence_accuracy",
+    "position_accuracy",
+    "transition_step",
+    "best_step",
+    "steps",
+    "seconds",
+    "parameters",
+    "weights_sha256",
+    "device",
+)
+COLUMNS = ("run", "seed", *CONFIG_COLUMNS, *RESULT_COLUMNS)
+TEXT_COLUMNS = ("run", "duplicates", "frozen_heads", "batches", "schedule", "weights_sha256", "device")
+
+
+def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of a results CSV, with numbers, truth values, None and lists where they are meant.
+
+    A last line without its end (the sweep was killed while writing) is left out.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      UserError: it is not a results CSV.
+    """
+    text = Path(path).read_bytes().decode(errors="replace")
+    table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    if table.fieldnames is None:
+        return []
+    missing = {"run", "seed", "accuracy", "transition_step"} - set(table.fieldnames)
+    rows = list(table)
+    if missing or any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{path} is not the results of a sweep: expected columns {', '.join(COLUMNS)}")
+    return [{name: _parse(name, entry) for name, entry in row.items()} for row in rows]
+
+
+def _parse(name: str, entry: str) -> Any:
+    if name in TEXT_COLUMNS:
+        return entry
+    if name == "position_accuracy":
+        return [float(part) for part in entry.split()]
+    if entry in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[entry]
+    try:
+        return float(entry) if set(entry) & set(".en") else int(entry)
+    except ValueError:
+        return entry
+
+
+class ResultsFile:
+    """A CSV to which whole rows are added; what a kill left of a last line goes when it is opened."""
+
+    def __init__(self, path: str | os.PathLike):
+        """Makes the file with its header, or checks the one that is there.
+
+        Raises:
+          UserError: the file has other columns.
+        """
+        self.path = Path(path)
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        header = _lines([COLUMNS])
+        if whole and whole.splitlines(keepends=True)[0] != header.encode():
+            raise UserError(
+                f"{self.path} has other columns than this sweep writes, so it holds another sweep: "
+                "give another work directory"
+            )
+        self._file = open(self.path, "a", newline="")
+        self._file.truncate(len(whole))
+        if not whole:
+            self._write(header)
+
+    def append(self, row: dict[str, Any]):
+        """Adds a row and returns when it is on disk."""
+        self._write(_lines([_entries(row)]))
+
+    def close(self):
+        self._file.close()
+
+    def _write(self, text: str):
+        self._file.write(text)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def write_results(path: str | os.PathLike, rows: Iterable[dict[str, Any]]):
+    """Writes rows so that the file is either whole or as it was."""
+    files.write_text(Path(path), _lines([COLUMNS, *map(_entries, rows)]))
+
+
+def _entries(row: dict[str, Any]) -> list[Any]:
+    row = {**row, "position_accuracy": " ".join(map(str, row["position_accuracy"]))}
+    return ["" if row[name] is None else row[name] for name in COLUMNS]
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The runs of one cell.
+
+    Attributes:
+      values: the fields that name the cell, with their values.
+      accuracies: [R] of its runs, in order of seeds.
+      transition_steps: [R] first evaluation above 0.75, NaN for runs without one.
+      steps: [R] trained.
+      threshold: accuracy from which a run is a success.
+    """
+
+    values: dict[str, Any]
+    accuracies: np.ndarray
+    transition_steps: np.ndarray
+    steps: np.ndarray
+    threshold: float = SUCCESS
+
+    @property
+    def n_runs(self) -> int:
+        return len(self.accuracies)
+
+    @property
+    def successes(self) -> int:
+        return int((self.accuracies >= self.threshold).sum())
+
+    @property
+    def rate(self) -> float:
+        return self.successes / self.n_runs
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson 95 % interval of the success rate."""
+        return wilson_interval(self.successes, self.n_runs)
+
+    @property
+    def transitions(self) -> int:
+        """How many runs had their transition."""
+        return int(np.isfinite(self.transition_steps).sum())
+
+    def transition_quantile(self, q: float) -> float:
+        """The step by which a share q of all runs had their transition, NaN if fewer ever had.
+
+        Runs without a transition count as later than all others, so nothing is flattered by leaving
+        them out.
+        """
+        steps = np.sort(np.where(np.isfinite(self.transition_steps), self.transition_steps, np.inf))
+        step = steps[max(0, int(np.ceil(q * self.n_runs)) - 1)]
+        return float(step) if np.isfinite(step) else float("nan")
+
+
+def summarize(
+    rows: Sequence[dict[str, Any]], by: Sequence[str] | None = None, threshold: float = SUCCESS
+) -> list[Summary]:
+    """A `Summary` per combination of the columns `by` (default: all that vary), in order of appearance.
+
+    Raises:
+      UserError: there are no rows, or no such column.
+    """
+    if not rows:
+        raise UserError("there are no results to summarise: the sweep has no finished run")
+    by = varying_fields(rows) if by is None else tuple(by)
+    unknown = [name for name in by if name not in rows[0]]
+    if unknown:
+        raise UserError(f"the results have no column {unknown[0]!r}; they have {', '.join(rows[0])}")
+    cells: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row[name] for name in by), []).append(row)
+    summaries = []
+    for values, members in cells.items():
+        members = sorted(members, key=lambda row: row["seed"])
+        transitions = [row["transition_step"] for row in members]
+        summaries.append(
+            Summary(
+                values=dict(zip(by, values, strict=True)),
+                accuracies=np.array([row["accuracy"] for row in members], float),
+                transition_steps=np.array([np.nan if t is None else t for t in transitions], float),
+                steps=np.array([row["steps"] for row in members], int),
+                threshold=threshold,
+            )
+        )
+    return summaries
+
+
+def varying_fields(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The configuration columns with more than one value."""
+    return tuple(name for name in CONFIG_COLUMNS if name in rows[0] and len({row[name] for row in rows}) > 1)
+
+
+def wilson_interval(successes: int, runs: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval for a rate (E. B. Wilson, JASA 22, 1927).
+
+    Raises:
+      UserError: there are no runs, or more successes than runs.
+    """
+    if runs < 1 or not 0 <= successes <= runs:
+        raise UserError(f"a rate needs 0 <= successes <= runs and a run, got {successes} of {runs}")
+    rate, z2 = successes / runs, NORMAL_95**2
+    centre = (rate + z2 / (2 * runs)) / (1 + z2 / runs)
+    half = NORMAL_95 / (1 + z2 / runs) * np.sqrt(rate * (1 - rate) / runs + z2 / (4 * runs**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -1,0 +1,282 @@
+"""From a configuration to trained models in a directory.
+
+A work directory holds `config.json`, `metrics.jsonl` (a line per validation and run), `states/` while
+the runs go on, and at the end `checkpoint/` (the best run's weights), `members/` (every run's, where
+there are several) and `summary.json`.
+
+Where several processes share the runs (`shares`), each has its states and its log in `parts/I_of_P`
+until all are complete; then the directory is what one process would have left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from orderscale_jax import checkpoint, files
+from orderscale_jax.config import Setup, model_config, task_config
+from orderscale_jax.errors import MissingPackage, UserError
+from orderscale_jax.model import bind
+from orderscale_jax.training.devices import start_runs
+from orderscale_jax.training.ensemble import Ensemble, Result, make_setup, result
+from orderscale_jax.training.progress import Progress
+from orderscale_jax.training.run import Run
+from orderscale_jax.training.shares import Share
+
+ALL = Share()
+
+
+def train(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, share: Share = ALL
+) -> dict[str, Any] | None:
+    """Trains what `config` says and leaves the best weights in `workdir`.
+
+    Called again with the same configuration it goes on from the last state, or, if all runs had
+    ended, returns their summary.
+
+    Args:
+      config: what to train.
+      workdir: made if need be; all shares must see the same one.
+      share: which of the runs.
+
+    Returns:
+      The summary of all runs, or None while other shares are not complete.
+
+    Raises:
+      UserError: the configuration is wrong, `workdir` holds runs of another one or of another number of
+        shares, its states are damaged, or there are more shares than runs.
+    """
+    workdir = Path(workdir)
+    setup, split = make_setup(config)
+    mine = share.of(config.runs)
+    if config.wandb.enabled:
+        _import_wandb()
+    finished = _claim(workdir, config)
+    if finished is not None:
+        return finished
+    _check_shares(workdir, share)
+    place = _place(workdir, share)
+    place.mkdir(parents=True, exist_ok=True)
+    if not (place / "part.json").exists():
+        part = _train_share(config, setup, split, workdir, place, mine)
+        files.write_json(place / "part.json", part)
+    return _complete(workdir, config, setup, share)
+
+
+def _train_share(config, setup: Setup, split, workdir: Path, place: Path, mine) -> dict[str, Any]:
+    """Trains the runs `mine`, with states and log in `place`; returns what is to be said of them."""
+    first, states = int(mine[0]), place / "states"
+    steps, runs, seconds = _resume(place, start_runs(setup, config.seed + mine), first)
+    began = time.perf_counter() - seconds
+    total_steps, saved = np.array(runs.total_steps), steps
+    logger = _weights_and_biases(config) if first == 0 else _no_logger
+    with Progress(setup, runs) as progress, open(place / "metrics.jsonl", "a") as log:
+        ensemble = Ensemble(setup, split, runs)
+        placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
+        while not ensemble.done:
+            lines = ensemble.advance()
+            progress.show(lines)
+            before = total_steps.copy()
+            for line in lines:
+                total_steps[line["index"]] = line["total_steps"]
+                line["index"] += first
+                log.write(json.dumps(line) + "\n")
+                logger(line)
+            log.flush()
+            steps += int((total_steps - before).max())
+            if steps - saved >= setup.train.checkpoint_every and not ensemble.done:
+                saved = steps
+                metadata = {"seconds": time.perf_counter() - began}
+                checkpoint.save_state(states, steps, ensemble.state(), metadata)
+    runs = ensemble.state()
+    members = [_write_member(workdir, config, setup, result(runs, i)) for i in range(len(mine))]
+    best = max(members, key=lambda member: member["accuracy"])
+    logger({f"final/{name}": best[name] for name in ("accuracy", "sequence_accuracy")}, last=True)
+    return {
+        "config": _describe(config),
+        "members": members,
+        "seconds": time.perf_counter() - began,
+        "placement": placement,
+    }
+
+
+def _place(workdir: Path, share: Share) -> Path:
+    """Where a share keeps its states and its log."""
+    return workdir if share.count == 1 else workdir / "parts" / str(share)
+
+
+def _check_shares(workdir: Path, share: Share):
+    """UserError if another number of shares has begun here."""
+    parts = workdir / "parts"
+    begun = {entry.name.rpartition("_")[2] for entry in parts.iterdir()} if parts.is_dir() else set()
+    begun |= {"1"} if (workdir / "states").exists() else set()
+    if others := begun - {str(share.count)}:
+        raise UserError(
+            f"{workdir} was begun with {others.pop()} process(es), now there are {share.count}: start as "
+            f"many as before, or delete {parts if parts.is_dir() else workdir / 'states'} to begin anew"
+        )
+
+
+def _describe(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    return json.loads(config.to_json_best_effort())
+
+
+def _claim(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+    """Makes `workdir` this configuration's; the summary if its runs have ended."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    note, summary = workdir / "config.json", workdir / "summary.json"
+    if not note.exists():
+        files.write_json(note, _describe(config))
+        return None
+    if _read_json(note) != _describe(config):
+        raise UserError(
+            f"{workdir} holds a run of another configuration ({note.name}): "
+            "give the same configuration again or another directory"
+        )
+    return _read_json(summary) if summary.exists() else None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: put back a copy of it, or give another directory") from error
+
+
+def _resume(place: Path, runs: Run, first: int):
+    """The last state (steps, runs, seconds), and a log cut back to that moment."""
+    latest = checkpoint.restore_latest(place / "states", runs)
+    steps, runs, metadata = (0, jax.device_get(runs), {"seconds": 0.0}) if latest is None else latest
+    log, kept = place / "metrics.jsonl", []
+    for text in log.read_text().splitlines() if log.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line
+            line = json.loads(text)
+            if line["total_steps"] <= runs.total_steps[line["index"] - first]:
+                kept.append(text)
+    files.write_text(log, "".join(f"{text}\n" for text in kept))
+    return steps, runs, metadata["seconds"]
+
+
+def _write_member(workdir: Path, config, setup: Setup, run: Result) -> dict[str, Any]:
+    """Writes a run's weights; returns its line of the summary."""
+    alone = ml_collections.ConfigDict(config.to_dict())
+    alone.seed, alone.runs = run.seed, 1
+    model = bind(setup.model, run.params)
+    checkpoint.save_checkpoint(_weights(workdir, config, run.seed), model, alone)
+    arrays = checkpoint.named_arrays(model)
+    said = {name: value for name, value in vars(run).items() if name != "params"}
+    return {
+        **said,
+        "weights_sha256": checkpoint.weight_digest(arrays),
+        "parameters": sum(array.size for array in arrays.values()),
+    }
+
+
+def _weights(workdir: Path, config, seed: int) -> Path:
+    """Where the weights of one run are."""
+    return workdir / "members" / f"seed_{seed}" if config.runs > 1 else workdir / "checkpoint"
+
+
+def _complete(workdir: Path, config, setup: Setup, share: Share) -> dict[str, Any] | None:
+    """Writes what belongs to all runs, if all shares have ended; doing it twice gives the same."""
+    places = [_place(workdir, Share(i, share.count)) for i in range(share.count)]
+    try:
+        parts = [_read_json(place / "part.json") for place in places]
+        logs = [(place / "metrics.jsonl").read_text() for place in places]
+    except FileNotFoundError:  # a share goes on, or another process has just completed all
+        return _claim(workdir, config)
+    if any(part["config"] != _describe(config) for part in parts):
+        raise UserError(
+            f"the shares in {workdir} were given different configurations: start all with the same"
+        )
+    members = [member for part in parts for member in part["members"]]
+    best = max(members, key=lambda member: member["accuracy"])
+    seconds = max(part["seconds"] for part in parts)
+    placements = "; ".join(dict.fromkeys(part["placement"] for part in parts))
+    summary = {
+        **best,
+        "seconds": seconds,
+        "steps_per_second": sum(member["steps"] for member in members) / seconds,
+        "batches": setup.train.batches,
+        "device": jax.local_devices()[0].device_kind,
+        "placement": (f"{len(parts)} processes: " if len(parts) > 1 else "") + placements,
+        "checkpoint": str((workdir / "checkpoint").absolute()),
+    }
+    if len(members) > 1:
+        summary["runs"] = members
+        checkpoint.copy_checkpoint(_weights(workdir, config, best["seed"]), workdir / "checkpoint")
+    if len(parts) > 1:
+        files.write_text(workdir / "metrics.jsonl", _merge_logs(logs))
+    files.write_json(workdir / "summary.json", summary)
+    for done in (workdir / "parts", workdir / "states"):
+        shutil.rmtree(done, ignore_errors=True)
+    (workdir / "part.json").unlink(missing_ok=True)
+    return summary
+
+
+def _merge_logs(logs: list[str]) -> str:
+    """The shares' logs in the order in which one process would have written them."""
+    lines = [text for log in logs for text in log.splitlines()]
+    validations: dict[int, int] = {}
+    order = []
+    for i in (json.loads(text)["index"] for text in lines):
+        validations[i] = validations.get(i, 0) + 1
+        order.append((validations[i], i))
+    merged = (text for _, text in sorted(zip(order, lines, strict=True)))
+    return "".join(f"{text}\n" for text in merged)
+
+
+def _no_logger(line, last=False):
+    """Logs nowhere."""
+
+
+def _weights_and_biases(config: ml_collections.ConfigDict):
+    """A function that logs a line to Weights & Biases, or does nothing."""
+    if not config.wandb.enabled:
+        return _no_logger
+    wandb = _import_wandb()
+    session = wandb.init(project=config.wandb.project, name=run_name(config), config=_describe(config))
+
+    def log(line, last=False):
+        session.log(line, step=line.get("total_steps"))
+        if last:
+            session.finish()
+
+    return log
+
+
+def _import_wandb():
+    try:
+        import wandb
+    except ImportError:
+        raise MissingPackage(
+            "config.wandb.enabled needs the package wandb: pip install 'orderscale-jax[wandb]'"
+        ) from None
+    return wandb
+
+
+def run_name(config: ml_collections.ConfigDict) -> str:
+    """`config.name`, or one that tells the configuration: `L2_H1_D64_V100_len3-ln-bias_seed0`."""
+    if config.name:
+        return config.name
+    model, task = model_config(config), task_config(config)
+    options = {
+        f"len{task.list_len}": task.list_len != 2,
+        "ln": model.layer_norm,
+        "bias": model.bias,
+        "wv": model.learn_wv,
+        "wo": model.learn_wo,
+        "mlp": model.mlp,
+    }
+    flags = "-".join(name for name, is_set in options.items() if is_set)
+    base = f"L{model.n_layers}_H{model.n_heads}_D{model.d_model}_V{task.n_digits}"
+    return "_".join(part for part in (base, flags, f"seed{config.seed}") if part)
