@@ -23,8 +23,9 @@ from flax import nnx
 
 from orderscale_jax.checkpoint import from_named_arrays, named_arrays
 from orderscale_jax.config import default_config
-from orderscale_jax.errors import UserError
-from orderscale_jax.model import FROZEN_HEADS, ListTransformer, ModelConfig, frozen_projections
+from orderscale_jax.errors import MissingPackage, UserError
+from orderscale_jax.model import ListTransformer, ModelConfig, frozen_projections
+from orderscale_jax.model.config import FROZEN_HEADS
 
 FROZEN_TOLERANCE = 1e-5  # how far an array may lie from the identity slice and still be frozen
 BUFFERS = ("mask", "IGNORE")  # constants that TransformerLens stores beside the weights
@@ -71,6 +72,11 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[ListTransformer, ml_co
     left_out |= {name for name in arrays if name.endswith(".W_O") and not config.learn_wo}
     trainable = {name: array for name, array in arrays.items() if name not in left_out}
     return from_named_arrays(config, trainable), _config_dict(config)
+
+
+def is_state_dict(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether arrays look like those of a published checkpoint, and not like stored activations."""
+    return "embed.W_E" in arrays
 
 
 def to_torch(model: ListTransformer) -> dict[str, np.ndarray]:
@@ -176,7 +182,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not an .npz file of plain arrays") from error
 
 
@@ -184,12 +190,14 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackage(
             f"reading {path} needs PyTorch: install orderscale-jax[torch], or give the same arrays as .npz"
         ) from error
     try:
         with warnings.catch_warnings(action="ignore"):  # about files that are then refused
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):  # of the machine, not of the file
+        raise
     except Exception as error:  # torch raises a dozen types for files that are not its own
         raise UserError(
             f"{path} is not a PyTorch state_dict of plain tensors, or is damaged; nothing in it was run"

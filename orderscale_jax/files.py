@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 from pathlib import Path
@@ -31,6 +32,17 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Any) -> Path:
     """`write_bytes` of JSON."""
     return write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Arrays and NumPy numbers, in dictionaries and lists too, as JSON can hold them; NaN becomes None."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def beside(path: Path) -> Path:

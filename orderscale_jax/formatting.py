@@ -1,4 +1,4 @@
-"""Numbers in words: one form for each kind of number, in pages and tables alike."""
+"""Numbers in words: one form for each kind of number, in pages, pictures and tables alike."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from orderscale_jax.graph import Edge, Graph
 
 NONE = "–"
 NO_BREAK = "\u00a0"  # space
+# What becomes of a row of attention in which an edge is cut, by mode of ablation.
+MODE_WORDS = {"renormalize": "row rescaled", "zero": "row left as it was"}
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -16,9 +18,19 @@ def signed(value: float, digits: int = 1) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a real minus; None and NaN are a dash, as everywhere here."""
+    return NONE if _is_missing(value) else signed(value, digits).removeprefix("+")
+
+
+def significant(value: float | None, digits: int = 4) -> str:
+    """A number of any size to so many digits: `0.9145`, `1.526e-05`."""
+    return NONE if _is_missing(value) else f"{value:.{digits}g}"
+
+
 def percent(fraction: float | None) -> str:
     """A fraction as `91.45 %`, with no more digits than it needs."""
-    if fraction is None:
+    if _is_missing(fraction):
         return NONE
     text = f"{100 * fraction:.2f}"
     return f"{text.rstrip('0').rstrip('.')}{NO_BREAK}%"
@@ -26,17 +38,12 @@ def percent(fraction: float | None) -> str:
 
 def points(fraction: float | None, digits: int = 1) -> str:
     """A difference of fractions in percentage points, `−41.5`."""
-    return NONE if fraction is None else signed(100 * fraction, digits)
+    return NONE if _is_missing(fraction) else signed(100 * fraction, digits)
 
 
 def edge_label(graph: Graph, edge: Edge) -> str:
     """`L0 SEP←d1`, which no line break tears apart."""
     return graph.label(edge).replace("<-", "←").replace(" ", NO_BREAK)
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A signed number, with a real minus."""
-    return NONE if value is None else signed(value, digits).removeprefix("+")
 
 
 def count(amount: int, noun: str) -> str:
@@ -48,3 +55,21 @@ def enumerate_words(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *front, last = parts
     return f"{', '.join(front)} and {last}" if front else last
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of plain text: the first column on the left, the others on the right.
+
+    A row may be shorter than others.
+    """
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    lines = (
+        row[0].ljust(widths[0])
+        + "".join(f"  {cell.rjust(width)}" for cell, width in zip(row[1:], widths[1:], strict=False))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _is_missing(value: float | None) -> bool:
+    return value is None or value != value

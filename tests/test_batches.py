@@ -38,7 +38,7 @@ def as_sets(batches):
     return [set(map(tuple, batch.tolist())) for batch in batches]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 9, 100, 1025])
+@pytest.mark.parametrize("size", [1, 2, 3, 100, 256, 257, 1025])
 def test_an_order_is_a_bijection(size):
     orders = jax.vmap(lambda seed: permuted(jax.random.key(seed), jnp.arange(size), size))(jnp.arange(3))
     for order in orders:
@@ -47,15 +47,29 @@ def test_an_order_is_a_bijection(size):
         assert (orders[0] != orders[1]).any() and (orders[0] != jnp.arange(size)).any()
 
 
-def test_orders_look_random():
-    """Over many keys each list stands at each place about equally often."""
-    size, n_keys = 12, 6000
-    place = jax.jit(jax.vmap(lambda seed: permuted(jax.random.key(seed), jnp.arange(size), size)))
-    orders = np.asarray(place(jnp.arange(n_keys)))
-    counts = np.stack([(orders == entry).sum(0) for entry in range(size)])
-    expected = n_keys / size
-    chi_squared = ((counts - expected) ** 2 / expected).sum()
-    assert chi_squared < 121 + 5 * np.sqrt(2 * 121)  # (size - 1)^2 degrees of freedom
+def test_large_orders_look_random():
+    """Over many keys each list stands at each place, and two at two places, about equally often."""
+    size, n_keys, n_bins = 600, 20_000, 12
+    places = jnp.array([0, 1, 299, 599])
+    place = jax.jit(jax.vmap(lambda seed: permuted(jax.random.key(seed), places, size)))
+    bins = np.asarray(place(jnp.arange(n_keys))) * n_bins // size
+    freedom = n_bins**2 - 1
+    for a, b in itertools.combinations(bins.T, 2):
+        counts = np.bincount(a * n_bins + b, minlength=n_bins**2)
+        expected = n_keys / n_bins**2
+        assert ((counts - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("size", [4, 16, 30])
+def test_small_orders_are_all_equally_likely(size):
+    """Any two places hold any two lists equally often; the keyed bijection alone gives up to 12 here."""
+    n_keys, places = 20_000, jnp.array([0, size // 2])
+    place = jax.jit(jax.vmap(lambda seed: permuted(jax.random.key(seed), places, size)))
+    first, second = np.asarray(place(jnp.arange(n_keys))).T
+    counts = np.bincount(first * size + second, minlength=size**2)[~np.eye(size, dtype=bool).ravel()]
+    expected = n_keys / len(counts)
+    freedom = len(counts) - 1
+    assert ((counts - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
 
 
 def test_an_epoch_shows_no_list_twice_and_the_next_another_order():
@@ -92,7 +106,19 @@ def test_sampled_lists_come_from_the_whole_alphabet(duplicates):
     assert set(map(tuple, drawn.tolist())) == allowed
 
 
-@pytest.mark.parametrize("recipe", ["reshuffle", "replay", "resample", "sampled"])
+def test_mirrored_lists_are_the_resampled_ones_in_either_order():
+    plain, mirrored = batches("resample", range(300)), batches("mirrored", range(300))
+    turned = (plain != mirrored).any(-1)
+    np.testing.assert_array_equal(np.where(turned[..., None], plain[..., ::-1], plain), mirrored)
+    palindrome = plain[..., 0] == plain[..., 1]
+    assert abs(turned[~palindrome].mean() - 0.5) < 5 * 0.5 / np.sqrt((~palindrome).sum())
+    # Which list is drawn says nothing of whether it is turned.
+    first_half = (plain[..., 0] < 4)[~palindrome]
+    shares = [turned[~palindrome][half].mean() for half in (first_half, ~first_half)]
+    assert abs(shares[0] - shares[1]) < 0.06
+
+
+@pytest.mark.parametrize("recipe", ["reshuffle", "replay", "resample", "mirrored", "sampled"])
 def test_parts_make_the_whole_and_the_seed_decides(recipe):
     whole = batches(recipe, range(6))
     np.testing.assert_array_equal(whole, batches(recipe, range(6), n_parts=4))

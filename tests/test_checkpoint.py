@@ -1,7 +1,9 @@
 """Checkpoints come back as they were, or say in one sentence why not."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from flax import nnx
 
 from orderscale_jax import checkpoint
 from orderscale_jax.checkpoint import (
+    DamagedError,
     load_checkpoint,
     load_pretrained,
     named_arrays,
@@ -24,6 +27,7 @@ from orderscale_jax.checkpoint import (
     save_state,
 )
 from orderscale_jax.config import default_config
+from orderscale_jax.errors import UserError
 
 
 def config_of(model) -> ml_collections.ConfigDict:
@@ -178,7 +182,7 @@ def test_a_newer_format_is_refused(saved):
         ("model", "n_layers", 3, "blocks.2.attn.W_K is missing"),
         ("model", "n_layers", 1, "blocks.1.attn.W_K does not belong"),
         ("model", "n_heads", 3, "n_heads must divide"),
-        ("model", "d_model", "many", "contradicts its configuration"),
+        ("model", "d_model", "many", "model.d_model must be a whole number, got 'many'"),
         ("task", "list_len", 3, "pos_embed.W_pos has shape"),
         ("model", "width", 3, "unknown option model.width"),
     ],
@@ -249,7 +253,7 @@ def training_state(model, step: int):
     }
 
 
-def test_the_latest_whole_state_is_restored(tmp_path, small_model):
+def test_the_latest_whole_state_is_restored(tmp_path, small_model, caplog):
     assert restore_latest(tmp_path / "states", {}) is None
     states = {step: training_state(small_model, step) for step in (100, 200, 300)}
     for step, state in states.items():
@@ -266,13 +270,70 @@ def test_the_latest_whole_state_is_restored(tmp_path, small_model):
             assert one.dtype == other.dtype
 
     assert_restored(300)
+    assert not caplog.records
     (tmp_path / "states" / ".step_000000400.partial").mkdir()  # as a killed save leaves it
     (tmp_path / "states" / "step_000000500").mkdir()  # as a killed copy may leave it
     (tmp_path / "states" / "step_000000300" / "arrays" / "manifest.ocdbt").unlink()
     assert_restored(200)
+    assert f"the state of step 500 in {tmp_path / 'states'} is damaged: going on from step 200" in caplog.text
     save_state(tmp_path / "states", 250, training_state(small_model, 250), {})
     names = sorted(entry.name for entry in (tmp_path / "states").iterdir() if entry.name[0] == "s")
     assert names == ["step_000000200", "step_000000250"]
+
+
+@pytest.fixture
+def two_states(tmp_path, small_model):
+    """A directory with two states, and what restores them."""
+    states = {step: training_state(small_model, step) for step in (100, 200)}
+    for step, state in states.items():
+        save_state(tmp_path, step, state, {})
+    return tmp_path, lambda: restore_latest(tmp_path, jax.eval_shape(lambda: states[100]))
+
+
+def test_where_no_state_is_whole_nothing_begins_again(two_states):
+    directory, restore = two_states
+    for state in directory.iterdir():
+        (state / "config" / "metadata").write_bytes(b"{")
+    with pytest.raises(DamagedError, match=r"no state in .* is whole: put back a copy of it, or delete it"):
+        restore()
+    assert len(list(directory.iterdir())) == 2
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), PermissionError(13, "denied")])
+@pytest.mark.parametrize("reading", ["read_bytes", "read_text"])
+def test_a_state_that_cannot_be_read_is_not_taken_for_a_damaged_one(two_states, monkeypatch, error, reading):
+    directory, restore = two_states
+    read = getattr(type(directory), reading)
+
+    def failing(path, *arguments, **options):
+        if "step_000000200" in str(path):
+            raise error
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(type(directory), reading, failing)
+    with pytest.raises(OSError) as found:
+        restore()
+    assert found.value is error
+    monkeypatch.undo()
+    assert restore()[0] == 200  # nothing was lost
+
+
+def test_a_directory_that_may_not_be_read_is_not_taken_for_an_empty_one(two_states, monkeypatch):
+    _, restore = two_states
+
+    def failing(path):
+        raise PermissionError(13, "denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", failing)
+    with pytest.raises(PermissionError):
+        restore()
+
+
+def test_a_state_of_a_newer_version_is_refused(two_states):
+    directory, restore = two_states
+    edit_json(directory / "step_000000200", format=checkpoint.FORMAT + 1)
+    with pytest.raises(UserError, match="install a newer version"):
+        restore()
 
 
 def test_a_state_of_another_configuration_is_refused(tmp_path, small_model):

@@ -7,18 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from orderscale_jax import devices
+from orderscale_jax.training import devices
 
 COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 EVERY_PLACEMENT = """
 import dataclasses, sys
 import jax, numpy as np
 from orderscale_jax.checkpoint import _flatten
-from orderscale_jax.config import TrainConfig
-from orderscale_jax.training.devices import Advance, Placement, place, start_runs
+from orderscale_jax.config import Setup, TrainConfig
+from orderscale_jax.training.devices import CompiledTraining, Placement, place, start_runs
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.task import TaskConfig, make_split
-from orderscale_jax.training import Setup
 
 assert jax.local_device_count() == 8
 setup = Setup(
@@ -45,11 +44,11 @@ started = start_runs(setup, np.arange(3, 11))
 def member(i):
     return jax.tree.map(lambda x: np.asarray(x)[i : i + 1], started)
 
-alone = Advance(setup, one)
+alone = CompiledTraining(setup, one)
 for i in range(8):
     go(f"seed {3 + i} on one device", alone, member(i))
-go("seed 3 on eight devices", Advance(setup, shared), member(0))
-go("all on eight devices", Advance(setup, eight), started)
+go("seed 3 on eight devices", CompiledTraining(setup, shared), member(0))
+go("all on eight devices", CompiledTraining(setup, eight), started)
 np.savez(sys.argv[1], **found)
 """
 

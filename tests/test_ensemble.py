@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from orderscale_jax import ensemble
 from orderscale_jax.config import default_config
-from orderscale_jax.training.devices import Advance, place, start_runs
-from orderscale_jax.training.ensemble import Ensemble, make_setup, planned_bytes, results
+from orderscale_jax.training import ensemble
+from orderscale_jax.training.devices import CompiledTraining, place, start_runs
+from orderscale_jax.training.ensemble import Ensemble, make_setup, planned_bytes, result
 
 SEEDS = np.arange(8)
 
@@ -29,7 +29,7 @@ def task():
         patience=2,
         patience_threshold=0.4,
         min_accuracy=0.55,
-        max_retries=2,
+        max_attempts=2,
     )
     return make_setup(config)
 
@@ -78,7 +78,7 @@ def test_runs_that_advance_together_go_as_if_alone(task):
     in_turn = place(8, 8)
     both = []
     for placement in (in_turn, dataclasses.replace(in_turn, vectorize=True)):
-        advance = Advance(setup, placement)
+        advance = CompiledTraining(setup, placement)
         runs, _ = advance(advance.load(started), split.train, split.validation)
         both.append(advance.fetch(runs.params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *both)
@@ -87,7 +87,7 @@ def test_runs_that_advance_together_go_as_if_alone(task):
 def test_runs_that_do_not_fit_wait(monkeypatch):
     config = default_config()
     config.task.n_digits, config.model.d_model, config.model.n_layers = 4, 4, 1  # compiles soon
-    config.train.update(batch_size=4, max_steps=20, eval_every=10, max_retries=1)
+    config.train.update(batch_size=4, max_steps=20, eval_every=10, max_attempts=1)
     task = make_setup(config)
     expected, all_at_once = train(task, SEEDS[:4])
     enough, kept = planned_bytes(*task, 2), start_runs(task[0], SEEDS[:4])

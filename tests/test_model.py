@@ -9,15 +9,16 @@ import pytest
 from conftest import VARIANTS, random_model
 from flax import nnx
 
-from orderscale_jax import training
 from orderscale_jax.checkpoint import named_arrays
 from orderscale_jax.convert import to_torch
 from orderscale_jax.model import (
     Interventions,
     ListTransformer,
     ModelConfig,
+    bind,
     cut,
     frozen_projections,
+    init_params,
     keep_weights,
 )
 from orderscale_jax.task import tokens
@@ -260,35 +261,6 @@ def test_given_residuals_replace_where_they_should():
     )
 
 
-def test_interventions_go_through_vmap_and_grad():
-    model = gentle_model(VARIANTS["plain"])
-    config, lists = model.config, jnp.asarray(some_lists(model.config))
-    graph = config.graph
-    keeps = jnp.stack([jnp.asarray(keep_weights(config, [edge])) for edge in graph.edges])
-
-    @jax.jit
-    def summed(keep):
-        return jnp.square(model(lists, Interventions(keep, False))).sum()
-
-    together = jax.jit(jax.vmap(summed))(keeps)
-    np.testing.assert_allclose(together, [summed(keep) for keep in keeps], rtol=1e-5)
-    gradient = jax.jit(jax.grad(summed))(jnp.ones_like(keeps[0]))
-    places = {tuple(int(i) for i in (place[0], place[2], place[3])) for place in np.argwhere(gradient)}
-    assert places == set(graph.live_edges)
-
-
-def test_what_does_not_exist_cannot_be_cut():
-    config = VARIANTS["two heads"]
-    for edge in [(0, 4, 3), (1, 2, 3), (2, 2, 0)]:
-        with pytest.raises(ValueError, match="does not exist"):
-            cut(config, [edge])
-    for head in (-1, 2):
-        with pytest.raises(ValueError, match=f"head {head} does not exist: the model has heads 0 … 1"):
-            cut(config, [(0, 2, 0)], head=head)
-    keep = keep_weights(config, [(0, 2, 0), (1, 4, 3)], head=1)
-    assert np.argwhere(keep == 0).tolist() == [[0, 1, 2, 0], [1, 1, 4, 3]]
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_frozen_projections_are_not_arrays(name):
     config = VARIANTS[name]
@@ -310,8 +282,8 @@ def test_published_parameter_counts(n_layers, expected):
 
 def test_initial_weights():
     config = ModelConfig(n_layers=1, bias=True, layer_norm=True, learn_wo=True)
-    params = jax.jit(training.init_params, static_argnums=0)(config, jax.random.key(0))
-    arrays = named_arrays(training.bind(config, params))
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    arrays = named_arrays(bind(config, params))
     for name, array in arrays.items():
         kind = name.rsplit(".", 1)[-1]
         if kind.startswith("W_") and kind != "W_pos":  # a matrix of 320 numbers says too little

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from orderscale_jax import scales, task, training
+from orderscale_jax import task
 from orderscale_jax.analysis.results import results
 from orderscale_jax.checkpoint import from_named_arrays, named_arrays
-from orderscale_jax.config import TrainConfig
+from orderscale_jax.config import Setup, TrainConfig
 from orderscale_jax.convert import from_torch, read_arrays
-from orderscale_jax.model import ModelConfig, frozen_projections
+from orderscale_jax.model import ModelConfig, bind, frozen_projections, scales
 from orderscale_jax.task import TaskConfig, make_split
+from orderscale_jax.training import step
 
 REFERENCE = Path(os.environ.get("ORDERSCALE_REFERENCE") or Path(__file__).parents[2] / "shared" / "reference")
 NO_CASES = ("published_grids.json",)
@@ -77,7 +78,7 @@ def _scale_form(graphdef, state, lists):
     return scales.logits(nnx.merge(graphdef, state), lists)
 
 
-_evaluate = jax.jit(training.evaluate, static_argnums=0)
+_evaluate = jax.jit(step.evaluate, static_argnums=0)
 
 
 def test_activations(case):
@@ -91,7 +92,7 @@ def test_activations(case):
     close(trace.patterns, said["patterns"], err_msg="patterns")
     close(trace.residuals[1:], said["resid_post"], err_msg="residuals")
     close(trace.scores, said["scores_last"], err_msg="scores")  # -inf where the mask forbids, in both
-    if scales.pays(case.model.config):
+    if scales.is_faster(case.model.config):
         close(_scale_form(*nnx.split(case.model), jnp.asarray(lists)), said["val_logits"])
 
 
@@ -120,7 +121,7 @@ def test_every_number_of_the_file(case):
 
 
 def test_validation_during_training_is_the_same(case):
-    setup = training.Setup(case.model.config, None, TrainConfig())
+    setup = Setup(case.model.config, None, TrainConfig())
     scores = _evaluate(setup, nnx.state(case.model, nnx.Param), jnp.asarray(case.lists))
     said = case.said["val"]
     np.testing.assert_allclose(scores["val_accuracy"], said["accuracy"], atol=ACCURACY)
@@ -242,11 +243,11 @@ def test_a_training_run_replayed(name):
     model = from_named_arrays(setup.model, {key: init[key] for key in said["trainable"]})
     _check_frozen(setup.model, init, final, set(said["trainable"]))
 
-    params, losses = training.replay(setup, nnx.state(model, nnx.Param), batches)
+    params, losses = step.replay(setup, nnx.state(model, nnx.Param), batches)
     np.testing.assert_allclose(losses, arrays["losses"], rtol=LOSS)
     np.testing.assert_allclose(losses[: len(said["first_losses"])], said["first_losses"], rtol=LOSS)
     np.testing.assert_allclose(losses[-len(said["last_losses"]) :], said["last_losses"], rtol=LOSS)
-    for key, array in named_arrays(training.bind(setup.model, params)).items():
+    for key, array in named_arrays(bind(setup.model, params)).items():
         tolerance = KEY_BIAS if key.endswith(".b_K") else WEIGHTS
         np.testing.assert_allclose(array, final[key], rtol=0, atol=tolerance, err_msg=key)
     if "final_val_accuracy" in said:
@@ -256,10 +257,10 @@ def test_a_training_run_replayed(name):
         assert float(scores["val_accuracy"]) == accuracy
 
 
-def _setup(said) -> training.Setup:
+def _setup(said) -> Setup:
     warmup_steps, max_steps = said.get("schedule") or (0, said["steps"])
     shape = {"list_len": said["list_len"], "n_digits": said["n_digits"]}
-    return training.Setup(
+    return Setup(
         ModelConfig(
             **shape,
             n_layers=said["n_layers"],

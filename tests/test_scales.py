@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import VARIANTS, random_model
 from flax import nnx
-from orderscale_jax.readout import HEADROOM, readout_loss
 
-from orderscale_jax import metrics, scales, tables
-from orderscale_jax.model import Interventions, ModelConfig, keep_weights
+from orderscale_jax.errors import UserError
+from orderscale_jax.model import Interventions, ModelConfig, keep_weights, metrics, scales, tables
+from orderscale_jax.model.readout import HEADROOM, readout_loss
 
 # (list_len, n_layers, n_digits); 14 digits make a vocabulary of 16, which needs no padding
 SHAPES = [(1, 2, 5), (2, 1, 5), (2, 2, 14), (2, 3, 5), (3, 2, 5)]
@@ -37,11 +37,10 @@ def both_forms(graphdef, params, lists):
         return scales.loss(nnx.merge(graphdef, params), lists)
 
     model = nnx.merge(graphdef, params)
-    with jax.default_matmul_precision("highest"):
-        return (
-            (model(lists), *jax.value_and_grad(residual)(params)),
-            (scales.logits(model, lists), *jax.value_and_grad(scale)(params)),
-        )
+    return (
+        (model(lists), *jax.value_and_grad(residual)(params)),
+        (scales.logits(model, lists), *jax.value_and_grad(scale)(params)),
+    )
 
 
 @pytest.mark.parametrize(("list_len", "n_layers", "n_digits"), SHAPES)
@@ -74,9 +73,8 @@ def test_both_forms_agree_when_edges_are_cut(renormalize):
         weights = {edge: keep[edge.layer, 0, edge.query, edge.key] for edge in graph.edges}
         residuals, table = scales.Scales(model, lists, weights, renormalize), scales.LogitTable(model)
         rows, shape = table.rows(lists), (len(lists), table.width)
-        with jax.default_matmul_precision("highest"):
-            logits = [table.logits(residuals.final(output), rows) for output in graph.outputs]
-            return jnp.stack([jnp.broadcast_to(x, shape) for x in logits], 1)[..., : model.config.d_vocab]
+        logits = [table.logits(residuals.final(output), rows) for output in graph.outputs]
+        return jnp.stack([jnp.broadcast_to(x, shape) for x in logits], 1)[..., : model.config.d_vocab]
 
     for edges, keep in zip(sets, keeps, strict=True):
         np.testing.assert_allclose(scale(keep), residual(keep), rtol=1e-5, atol=1e-4, err_msg=str(edges))
@@ -86,9 +84,9 @@ def test_both_forms_agree_when_edges_are_cut(renormalize):
 def test_it_applies_to_plain_models_only(name):
     model = random_model(VARIANTS[name])
     applies = name in ("plain", "three layers")
-    assert scales.applies(model.config) == applies
+    assert scales.is_faster(model.config) == applies
     if not applies:
-        with pytest.raises(ValueError, match="the scale form needs one head and frozen projections"):
+        with pytest.raises(UserError, match="the scale form needs one head, frozen projections"):
             scales.Scales(model, jnp.zeros((1, 2), int))
 
 

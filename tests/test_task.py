@@ -22,6 +22,21 @@ def test_the_published_split():
     assert split.validation[:2].tolist() == [[80, 52], [3, 66]]
 
 
+def exchanged_one_by_one(n, seed):
+    """The definition: entry i is exchanged with entry i + (draw mod (n - i)), i = 0 … n-2 in turn."""
+    generator, entries = np.random.RandomState(seed), list(range(n))
+    for i in range(n - 1):
+        j = i + int(generator.randint(0, 2**32, dtype=np.uint32)) % (n - i)
+        entries[i], entries[j] = entries[j], entries[i]
+    return entries
+
+
+@pytest.mark.parametrize("n", [*range(12), 100, 4097, 70_000])  # the last needs more than 16 bits
+def test_permutations_are_exchanges(n):
+    for seed in (0, 5):
+        np.testing.assert_array_equal(torch_randperm(n, seed), exchanged_one_by_one(n, seed))
+
+
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (1, 0), (2, 3), (1000, 0), (10_000, 7), (4097, 2**32 - 1)])
 def test_permutations_are_those_of_torch(n, seed):
     torch = pytest.importorskip("torch")
@@ -58,26 +73,31 @@ def test_the_seed_matters():
 
 @pytest.mark.parametrize("duplicates", task.DUPLICATES)
 def test_lists_that_are_too_many_are_sampled(duplicates):
-    config = TaskConfig(list_len=8, n_digits=7, duplicates=duplicates)
+    config = TaskConfig(list_len=8, n_digits=9, duplicates=duplicates)
     assert not config.is_exhaustive
     split = make_split(config)
     assert split.train is None and split.validation.shape == (8192, 8)
-    assert set(np.unique(split.validation)) == set(range(7))
+    assert set(np.unique(split.validation)) == set(range(9))
     np.testing.assert_array_equal(split.validation, make_split(config).validation)
-    other = TaskConfig(list_len=8, n_digits=7, duplicates=duplicates, split_seed=1)
+    other = TaskConfig(list_len=8, n_digits=9, duplicates=duplicates, split_seed=1)
     assert (make_split(other).validation != split.validation).any()
 
 
 def test_sampled_validation_is_free_of_duplicates(monkeypatch):
-    monkeypatch.setattr(task, "LARGEST_EXHAUSTIVE", 10)  # so that duplicates are frequent
+    monkeypatch.setattr(task, "LARGEST_SPLIT", 80)  # bytes, so that duplicates are frequent
     for duplicates in task.DUPLICATES:
         split = make_split(TaskConfig(list_len=2, n_digits=6, duplicates=duplicates))
         assert is_duplicate(split.validation).any() == (duplicates == "all")
 
 
-def test_a_million_lists_are_split():
-    config = TaskConfig(list_len=3, n_digits=100)
-    assert config.is_exhaustive and not TaskConfig(list_len=4, n_digits=100).is_exhaustive
+def test_what_fits_in_memory_is_split():
+    """Four digits of 50, as published, are; four of 100 would take 1.6 GB."""
+    config = TaskConfig(list_len=4, n_digits=50)
+    assert not TaskConfig(list_len=4, n_digits=100).is_exhaustive
+    split = make_split(config)
+    assert (split.train.shape, split.validation.shape) == ((5_000_000, 4), (1_250_000, 4))
+    numbers = np.concatenate([split.train, split.validation]) @ (50 ** np.arange(4)[::-1])
+    assert (np.bincount(numbers, minlength=config.n_lists) == 1).all()  # every list, once
 
 
 def test_tokens():
@@ -95,6 +115,10 @@ def test_tokens():
         ({"train_fraction": 0.0}, "task.train_fraction must lie between 0 and 1"),
         ({"split_seed": -1}, "task.split_seed must fit 32 bits"),
         ({"list_len": 1, "duplicates": "none"}, "lists of one digit are all duplicates"),
+        ({"list_len": 2.0}, r"task.list_len must be a whole number, got 2\.0"),
+        ({"n_digits": True}, "task.n_digits must be a whole number, got True"),
+        ({"train_fraction": "most"}, "task.train_fraction must be a number, got 'most'"),
+        ({"duplicates": None}, "task.duplicates must be a word, got None"),
     ],
 )
 def test_wrong_options(options, said):

@@ -10,12 +10,12 @@ import pytest
 from conftest import VARIANTS
 from flax import nnx
 
-from orderscale_jax import metrics, training
 from orderscale_jax.checkpoint import named_arrays
-from orderscale_jax.config import TrainConfig
-from orderscale_jax.model import ModelConfig
+from orderscale_jax.config import Setup, TrainConfig
+from orderscale_jax.model import ModelConfig, bind, init_params, metrics
 from orderscale_jax.task import TaskConfig
-from orderscale_jax.training import Setup
+from orderscale_jax.training import run as runs
+from orderscale_jax.training import step as training
 
 MODEL = ModelConfig(d_model=8, n_digits=5)
 TASK = TaskConfig(n_digits=5)
@@ -26,7 +26,7 @@ def init(config, seed=0):
     return _init(config, jax.random.key(seed))
 
 
-_init = jax.jit(training.init_params, static_argnums=0)
+_init = jax.jit(init_params, static_argnums=0)
 
 
 def arrays_of(params):
@@ -103,11 +103,11 @@ def test_what_is_frozen_never_moves_and_the_rest_does(name):
     before = init(config)
     after, losses = training.replay(setup, before, jnp.broadcast_to(LISTS, (5, *LISTS.shape)))
     assert losses[-1] < losses[0]
-    model = training.bind(config, after)
+    model = bind(config, after)
     moved = {
         name.rsplit(".", 1)[-1]
         for (name, old), new in zip(
-            named_arrays(training.bind(config, before)).items(), named_arrays(model).values(), strict=True
+            named_arrays(bind(config, before)).items(), named_arrays(model).values(), strict=True
         )
         if (old != new).any()
     }
@@ -124,7 +124,7 @@ def test_what_is_frozen_never_moves_and_the_rest_does(name):
             np.testing.assert_allclose(trace.residuals[layer + 1] - trace.residuals[layer], read, atol=1e-5)
 
 
-_logits = jax.jit(lambda params: training.bind(MODEL, params)(LISTS))
+_logits = jax.jit(lambda params: bind(MODEL, params)(LISTS))
 
 
 @pytest.mark.parametrize("eval_batch_size", [4, 1000])
@@ -151,7 +151,7 @@ RULES = Setup(
         patience=2,
         patience_threshold=0.8,
         min_accuracy=0.9,
-        max_retries=2,
+        max_attempts=2,
     ),
 )
 
@@ -168,8 +168,8 @@ def live():
         }
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "evaluate", told)
-        stretch = jax.jit(functools.partial(training.stretch, RULES))
+        patch.setattr(runs, "evaluate", told)
+        stretch = jax.jit(functools.partial(runs.train_until_validation, RULES))
         lists = jnp.array([[0, 1], [1, 0], [1, 1]])
 
         def go(run, accuracies):
@@ -185,7 +185,7 @@ def live():
 
 @functools.cache
 def _started():
-    return jax.jit(functools.partial(training.start, RULES))(0)
+    return jax.jit(functools.partial(runs.start, RULES))(0)
 
 
 def start():
@@ -222,28 +222,32 @@ def test_the_best_weights_are_kept(live):
 
 def test_a_retry_starts_afresh_and_keeps_the_best(live):
     first = live(start(), [0.2, 0.8, 0.3, 0.3])[-1]
-    assert first.done and training.retries_left(RULES, first)
-    again = training.retry(RULES, first)
+    assert first.done and runs.attempts_left(RULES, first)
+    again = runs.try_again(RULES, first)
     assert not again.done and (int(again.attempt), int(again.step), int(again.total_steps)) == (1, 0, 10)
     fresh = arrays_of(again.params)
     assert all((array != fresh[name]).any() for name, array in arrays_of(start().params).items())
     second = live(again, [0.1, 0.3, 0.2, 0.1])[-1]
-    assert second.done and not training.retries_left(RULES, second)
+    assert second.done and not runs.attempts_left(RULES, second)
     assert float(second.best_accuracy) == pytest.approx(0.8) and int(second.best_step) == 6
-    assert int(second.total_steps) == 20 and int(second.transition_step) == 6
+    assert (int(second.best_attempt), int(second.best_transition_step)) == (0, 6)
+    assert int(second.total_steps) == 20 and int(second.transition_step) == -1
+    assert float(second.best_scores["val_loss"]) == pytest.approx(0.8)  # told by the fixture
     for name, array in arrays_of(first.best_params).items():
         np.testing.assert_array_equal(array, arrays_of(second.best_params)[name])
-    unchanged = training.retry(RULES, second)
+    better = live(again, [0.1, 0.85, 0.2, 0.1])[-1]
+    assert (int(better.best_attempt), int(better.best_step), int(better.best_transition_step)) == (1, 6, 6)
+    unchanged = runs.try_again(RULES, second)
     assert unchanged.done and int(unchanged.attempt) == 1
 
 
 def test_a_run_that_is_good_enough_is_not_retried(live):
     done = live(start(), [0.2, 0.92, 0.3, 0.3])[-1]
-    assert done.done and not training.retries_left(RULES, done)
+    assert done.done and not runs.attempts_left(RULES, done)
 
 
 def test_the_seed_decides_weights_and_batches():
-    seeds = jax.jit(jax.vmap(functools.partial(training.start, RULES)))(jnp.array([3, 3, 4]))
+    seeds = jax.jit(jax.vmap(functools.partial(runs.start, RULES)))(jnp.array([3, 3, 4]))
     for name, array in arrays_of(seeds.params).items():
         np.testing.assert_array_equal(array[0], array[1], err_msg=name)
         assert (array[0] != array[2]).any(), name

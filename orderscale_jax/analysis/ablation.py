@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError
-from orderscale_jax.graph import Edge
+from orderscale_jax.formatting import MODE_WORDS, columns, percent, points
+from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model import Interventions, ListTransformer, keep_weights, metrics, scales
 from orderscale_jax.model.interventions import Pass, check_head, check_mode
 from orderscale_jax.model.scales import LogitTable, Scales
@@ -26,8 +28,8 @@ from orderscale_jax.model.scales import LogitTable, Scales
 CHUNK_BYTES = 256 * 2**20  # of residuals or logits alive at once while variants run side by side
 
 
-@dataclasses.dataclass(frozen=True)
-class EdgeAblation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class EdgeAblation(Printable):
     """What cutting each edge does to accuracy.
 
     Attributes:
@@ -53,6 +55,10 @@ class EdgeAblation:
     accuracy_without_non_critical: float
 
     @property
+    def graph(self) -> Graph:
+        return Graph(max(edge.query for edge in self.edges) // 2, 1 + max(edge.layer for edge in self.edges))
+
+    @property
     def deltas(self) -> np.ndarray:
         """Change of accuracy [E]."""
         return self.accuracies - self.accuracy
@@ -60,6 +66,19 @@ class EdgeAblation:
     @property
     def critical(self) -> tuple[Edge, ...]:
         return tuple(e for e, delta in zip(self.edges, self.deltas, strict=True) if delta < -self.tolerance)
+
+    def table(self) -> str:
+        """A line per edge: accuracy with it cut, the change in percentage points, and what it is."""
+        rows = [(f"edge cut ({MODE_WORDS[self.mode]})", "outputs right", "change", "")]
+        for edge, live, accuracy in zip(self.edges, self.live, self.accuracies, strict=True):
+            kind = "critical" if edge in self.critical else "live" if live else "dead"
+            rows.append((self.graph.label(edge), *self._change(accuracy), kind))
+        rows.append(("nothing", percent(self.accuracy)))
+        rows.append(("all that are not critical", *self._change(self.accuracy_without_non_critical)))
+        return columns(rows)
+
+    def _change(self, accuracy: float) -> tuple[str, str]:
+        return percent(accuracy), points(accuracy - self.accuracy, 2)
 
 
 def ablate_edges(
@@ -92,35 +111,35 @@ def ablate_edges(
     intact, cut, rest = jax.device_get(_evaluate(graphdef, params, lists, mode, head, tolerance))
     graph = config.graph
     live = np.array([graph.is_live(edge) for edge in graph.edges])
-    position_accuracies = np.tile(np.float64(intact), (len(graph.edges), 1))
-    position_accuracies[live] = cut
+    correct = np.tile(intact, (len(graph.edges), 1))
+    correct[live] = cut
     return EdgeAblation(
         mode=mode,
         head=head,
         edges=graph.edges,
         live=live,
-        accuracy=float(np.mean(intact, dtype=np.float64)),
-        accuracies=position_accuracies.mean(axis=1),
-        position_accuracies=position_accuracies,
+        accuracy=float(intact.sum() / lists.size),
+        accuracies=correct.sum(1) / lists.size,
+        position_accuracies=correct / len(lists),
         tolerance=tolerance,
-        accuracy_without_non_critical=float(np.mean(rest, dtype=np.float64)),
+        accuracy_without_non_critical=float(rest.sum() / lists.size),
     )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
-    """Accuracy per output: intact [n], of every live edge's cut [E, n], of all non-critical cuts [n]."""
+    """How many lists each output has right: intact [n], every live edge cut [E, n], all non-critical ones [n]."""
     model = nnx.merge(graphdef, params)
     config, renormalize = model.config, mode == "renormalize"
     n_edges = len(config.graph.live_edges)
     in_scales = scales.is_faster(config)
     if in_scales:
         each = jnp.concatenate([jnp.ones((1, n_edges)), 1 - jnp.eye(n_edges)])
-        accuracies = _in_scales(model, lists, renormalize, each)
-        intact, cut = accuracies[0], accuracies[1:]
+        counts = _in_scales(model, lists, renormalize, each)
+        intact, cut = counts[0], counts[1:]
     else:
         intact, cut = _cut_residuals(model, lists, renormalize, head)
-    is_critical = (cut - intact).mean(-1) < -tolerance
+    is_critical = (cut - intact).sum(-1) / lists.size < -tolerance
 
     def together():  # dead edges may be left in place: they change nothing
         if in_scales:
@@ -128,14 +147,14 @@ def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
         weights = jnp.asarray(keep_weights(config, (), head=head))
         for i, edge in enumerate(config.graph.live_edges):
             weights *= jnp.where(is_critical[i], 1.0, keep_weights(config, [edge], head=head))
-        return metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists).mean(0)
+        return metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists).sum(0)
 
     rest = jax.lax.cond(is_critical.all(), lambda: intact, together)
     return intact, cut, rest
 
 
 def _in_scales(model: ListTransformer, lists, renormalize: bool, keeps):
-    """Accuracy [K, n] where live edge e weighs keeps[k, e], in the scale form.
+    """Lists right [K, n] where live edge e weighs keeps[k, e], in the scale form.
 
     Scores and rows of logits are looked up once for all variants, which differ in a few numbers a list.
     """
@@ -166,11 +185,11 @@ def _in_scales(model: ListTransformer, lists, renormalize: bool, keeps):
         padded.reshape(-1, size, lists.shape[1]),
         (jnp.arange(len(padded)) < len(lists)).reshape(-1, size),
     )
-    return jax.lax.map(one_chunk, chunks).sum(0) / len(lists)
+    return jax.lax.map(one_chunk, chunks).sum(0)
 
 
 def _cut_residuals(model: ListTransformer, lists, renormalize: bool, head: int | None):
-    """(intact [n], cut [E, n]) for any model, sharing every layer before the cut one."""
+    """Lists right (intact [n], cut [E, n]) for any model, sharing every layer before the cut one."""
     config, edges = model.config, model.config.graph.live_edges
     by_layer = {layer: [e for e in edges if e.layer == layer] for layer in range(config.n_layers)}
     per_list = 4 * config.n_positions * config.d_model * max(1, *map(len, by_layer.values()))
@@ -198,5 +217,5 @@ def _cut_residuals(model: ListTransformer, lists, renormalize: bool, head: int |
     padding = -len(lists) % size
     padded = jnp.pad(lists, ((0, padding), (0, 0)), constant_values=-1)  # of no list: never correct
     flags = jax.lax.map(one_chunk, padded.reshape(-1, size, lists.shape[1]))
-    accuracies = (flags & (padded >= 0).reshape(-1, 1, size, lists.shape[1])).sum((0, 2)) / len(lists)
-    return accuracies[0], accuracies[1:]
+    counts = (flags & (padded >= 0).reshape(-1, 1, size, lists.shape[1])).sum((0, 2))
+    return counts[0], counts[1:]

@@ -8,11 +8,13 @@ import itertools
 import numpy as np
 
 from orderscale_jax.analysis.observation import Observation, intervene
+from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError
+from orderscale_jax.formatting import columns, number, percent
 
 
-@dataclasses.dataclass(frozen=True)
-class AttentionStatistics:
+@dataclasses.dataclass(frozen=True, repr=False)
+class AttentionStatistics(Printable):
     """Attention patterns over the lists (B lists, n list length, H heads, L layers, T positions).
 
     Attributes:
@@ -27,6 +29,16 @@ class AttentionStatistics:
     alpha: np.ndarray
     beta: np.ndarray
 
+    def table(self) -> str:
+        """Mean and standard deviation of every alpha and beta, and the accuracy with mean patterns."""
+        n, last = self.alpha.shape[-1], len(self.mean_pattern) - 1
+        sources = ["SEP", *(f"o{i}" for i in range(1, n))]
+        reads = {f"alpha: L0 SEP<-d{i + 1}": self.alpha[..., i] for i in range(n)}
+        reads |= {f"beta: L{last} o{n}<-{source}": self.beta[..., i] for i, source in enumerate(sources)}
+        rows = [("attention, over lists and heads", "mean", "deviation")]
+        rows += [(name, number(x.mean(), 4), number(x.std(), 4)) for name, x in reads.items()]
+        return columns([*rows, ("outputs right with mean patterns", percent(self.mean_pattern_accuracy))])
+
 
 def attention_statistics(observation: Observation) -> AttentionStatistics:
     """Mean patterns, what is lost by using them, and the alphas and betas of every list (section 4)."""
@@ -39,8 +51,8 @@ def attention_statistics(observation: Observation) -> AttentionStatistics:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class SepAttention:
+@dataclasses.dataclass(frozen=True, repr=False)
+class SepAttention(Printable):
     """Are lists lost where SEP attends to two digits alike? (P pairs of digits)
 
     Attributes:
@@ -58,6 +70,17 @@ class SepAttention:
     pairs: tuple[tuple[int, int], ...]
     gap_correct: np.ndarray
     gap_incorrect: np.ndarray
+
+    def table(self) -> str:
+        """The gaps of every pair of digits and head, of right and of wrong lists."""
+        gaps = zip(self.gap_correct, self.gap_incorrect, strict=True)
+        rows = [
+            ("gap of SEP's scores", f"right ({self.correct.sum():,})", f"wrong ({(~self.correct).sum():,})")
+        ]
+        for (i, j), of_pair in zip(self.pairs, gaps, strict=True):
+            for head, of_head in enumerate(zip(*of_pair, strict=True)):
+                rows.append((f"d{i + 1}, d{j + 1}, head {head}", *(number(gap, 3) for gap in of_head)))
+        return columns(rows)
 
 
 def sep_attention(observation: Observation, layer: int = 0) -> SepAttention:

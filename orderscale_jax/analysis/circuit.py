@@ -20,7 +20,9 @@ import numpy as np
 from flax import nnx
 
 from orderscale_jax.analysis.observation import Observation, chunks
+from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError
+from orderscale_jax.formatting import count, enumerate_words
 from orderscale_jax.model import ModelConfig
 
 
@@ -63,17 +65,21 @@ class Circuit:
 
 def misfits(config: ModelConfig) -> tuple[str, ...]:
     """What about a model the equations do not describe; empty if they hold."""
-    reasons = {
-        f"{config.n_layers} layers instead of 2": config.n_layers != 2,
-        f"lists of {config.list_len} instead of 2": config.list_len != 2,
-        f"{config.n_heads} heads instead of 1": config.n_heads != 1,
-        "a learned W_V": config.learn_wv,
-        "a learned W_O": config.learn_wo,
-        "LayerNorm": config.layer_norm,
-        "biases": config.bias,
-        "an MLP": config.mlp,
+    shape = {
+        count(config.n_layers, "layer"): config.n_layers != 2,
+        f"lists of {count(config.list_len, 'digit')}": config.list_len != 2,
     }
-    return tuple(reason for reason, applies in reasons.items() if applies)
+    return (*(what for what, differs in shape.items() if differs), *config.variants)
+
+
+def why_not(config: ModelConfig) -> str | None:
+    """Why the equations do not describe a model, in a sentence; None if they do."""
+    if not (found := misfits(config)):
+        return None
+    return (
+        "the two equations describe models of two layers, lists of 2 digits and one head, with frozen "
+        f"projections and no LayerNorm, bias or MLP; this model has {enumerate_words(found)}"
+    )
 
 
 def circuits(observation: Observation) -> Iterator[Circuit]:
@@ -83,11 +89,8 @@ def circuits(observation: Observation) -> Iterator[Circuit]:
       UserError: the model is not of the kind that the equations describe.
     """
     model = observation.model
-    if reasons := misfits(model.config):
-        raise UserError(
-            "the closed form needs two layers, lists of 2 digits, one head, frozen projections and no "
-            f"LayerNorm, bias or MLP; this model has {', '.join(reasons)}"
-        )
+    if reason := why_not(model.config):
+        raise UserError(reason)
     arrays = (model.embed.W_E, model.pos_embed.W_pos, model.unembed.W_U)
     E, P, U = (np.asarray(array[...], np.float64) for array in arrays)
     return (_circuit(observation, part, E, P, U) for part in chunks(len(observation.lists)))
@@ -114,8 +117,8 @@ def _circuit(observation: Observation, part: slice, E, P, U) -> Circuit:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ClosedForm:
+@dataclasses.dataclass(frozen=True, repr=False)
+class ClosedForm(Printable):
     """The closed form beside the model, both in float64.
 
     In float32 the comparison says nothing: logits of several hundred, as long training makes them,

@@ -8,25 +8,49 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from orderscale_jax.analysis.circuit import Circuit, circuits
 from orderscale_jax.analysis.observation import Observation
+from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.formatting import columns, number, percent
 
 ALPHAS = ((0.0, 1.0), (1.0, 0.0))  # (alpha_1, alpha_2) put into the difference
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
+class Term(NamedTuple):
+    """A term of the difference: as text, as LaTeX, and its value before the unembedding, [B, D] or [D]."""
+
+    text: str
+    latex: str
+    of: Callable[[Circuit], np.ndarray]
+
+
+TERMS = {  # in the order of the equation
+    "P_o2": Term("P_o2", r"P_{o2}", lambda c: c.P_o2),
+    "neg_beta_sep_P_o1": Term("−βₛ P_o1", r"-\beta_s P_{o1}", lambda c: -c.beta_s * c.P_o1),
+    "neg_beta_o1_alpha1_D1": Term(
+        "−βₒ₁ α₁ D1", r"-\beta_{o1}\alpha_1 D_1", lambda c: -c.beta_o1 * c.alpha_1 * c.D1
+    ),
+    "neg_beta_o1_alpha2_D2": Term(
+        "−βₒ₁ α₂ D2", r"-\beta_{o1}\alpha_2 D_2", lambda c: -c.beta_o1 * c.alpha_2 * c.D2
+    ),
+    "neg_beta_o1_S": Term("−βₒ₁ S", r"-\beta_{o1} S", lambda c: -c.beta_o1 * c.S),
+    "beta_o1_E_mask": Term("βₒ₁ E_MASK", r"\beta_{o1} E_{\mathrm{MASK}}", lambda c: c.beta_o1 * c.Em),
+}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Difference(Printable):
     """Means over the lists with d1 != d2 of (logit of d2 - logit of d1), and the intervention on alpha.
 
     Attributes:
       n_lists: lists with d1 != d2.
       base: of l_o1.
-      terms: of each term of the difference, in the order of the equation; keys `P_o2`,
-        `neg_beta_sep_P_o1`, `neg_beta_o1_alpha1_D1`, `neg_beta_o1_alpha2_D2`, `neg_beta_o1_S`,
-        `beta_o1_E_mask`.
+      terms: of each term of the difference, with the keys and in the order of `TERMS`.
       o2_accuracy: over all lists, of l_o1 plus the difference as it is.
       o2_accuracy_with_alpha: the same with alpha replaced inside the difference only (l_o1 keeps
         its own); keys (alpha_1, alpha_2) = (0, 1) and (1, 0).
@@ -42,6 +66,15 @@ class Difference:
     def final(self) -> float:
         """Base plus all terms: of l_o2."""
         return self.base + sum(self.terms.values())
+
+    def table(self) -> str:
+        """The bars of Figure 2 as numbers, then how often o2 is right with each alpha."""
+        rows = [("logit of d2 − logit of d1", ""), ("in l_o1", number(self.base))]
+        rows += [(TERMS[name].text, number(value)) for name, value in self.terms.items()]
+        rows += [("in l_o2", number(self.final)), ("o2 right", percent(self.o2_accuracy))]
+        for (alpha_1, alpha_2), accuracy in self.o2_accuracy_with_alpha.items():
+            rows.append((f"o2 right, α₁ = {alpha_1:g}, α₂ = {alpha_2:g}", percent(accuracy)))
+        return columns(rows)
 
 
 def decompose_difference(observation: Observation) -> Difference:
@@ -74,15 +107,7 @@ def decompose_difference(observation: Observation) -> Difference:
 
 def difference_terms(circuit: Circuit) -> dict[str, np.ndarray]:
     """The terms of l_o2 - l_o1 before the unembedding, each [B, D] or [D]."""
-    c = circuit
-    return {
-        "P_o2": c.P_o2,
-        "neg_beta_sep_P_o1": -c.beta_s * c.P_o1,
-        "neg_beta_o1_alpha1_D1": -c.beta_o1 * c.alpha_1 * c.D1,
-        "neg_beta_o1_alpha2_D2": -c.beta_o1 * c.alpha_2 * c.D2,
-        "neg_beta_o1_S": -c.beta_o1 * c.S,
-        "beta_o1_E_mask": c.beta_o1 * c.Em,
-    }
+    return {name: term.of(circuit) for name, term in TERMS.items()}
 
 
 def with_alpha(circuit: Circuit, alpha_1, alpha_2) -> Circuit:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 
 import numpy as np
 
 from orderscale_jax.analysis.observation import Outcome
+from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.formatting import columns, percent
 
 N_FREQUENT = 10
 N_EXAMPLES = 5
+CELLS = 4  # the (d_i, d_j) plane is cut into 4 x 4 cells to look for structure
+FEWEST_EXPECTED = 5  # wrong lists per cell, below which the chi-squared test means nothing
 
 
-@dataclasses.dataclass(frozen=True)
-class ListErrors:
+@dataclasses.dataclass(frozen=True, repr=False)
+class ListErrors(Printable):
     """The W lists with an output wrong.
 
     Attributes:
@@ -26,6 +32,12 @@ class ListErrors:
     predictions: np.ndarray
     n_lists: int
 
+    def table(self) -> str:
+        """How many lists are wrong, and the first of them with their answers."""
+        examples = zip(self.lists[:N_EXAMPLES].tolist(), self.predictions[:N_EXAMPLES].tolist(), strict=True)
+        rows = [(f"{len(self.lists):,} of {self.n_lists:,} lists wrong", "answer")]
+        return columns([*rows, *((_spaced(wrong), _spaced(said)) for wrong, said in examples)])
+
 
 def list_errors(lists: np.ndarray, outcome: Outcome) -> ListErrors:
     """The lists [B, n] that `outcome` got wrong."""
@@ -33,8 +45,34 @@ def list_errors(lists: np.ndarray, outcome: Outcome) -> ListErrors:
     return ListErrors(np.asarray(lists)[wrong], outcome.predictions[wrong], len(lists))
 
 
-@dataclasses.dataclass(frozen=True)
-class OutputErrors:
+def structure_p_value(lists: np.ndarray, wrong: np.ndarray, n_digits: int) -> float:
+    """Probability of wrong lists lying as unevenly in the plane of two digits if they lay by chance.
+
+    A chi-squared test on 4 x 4 cells of each pair of digits; the smallest of them, times the number
+    of pairs. NaN if there are no pairs, or too few wrong (or right) lists to tell.
+
+    Args:
+      lists: [B, n].
+      wrong: bool [B], which of them came out wrong.
+      n_digits: size of the alphabet.
+    """
+    from scipy import special
+
+    cell, values = lists * CELLS // n_digits, []
+    for i, j in itertools.combinations(range(lists.shape[1]), 2):
+        place = cell[:, i] * CELLS + cell[:, j]
+        counts = np.stack([np.bincount(place[of], minlength=CELLS**2) for of in (wrong, ~wrong)])
+        counts = counts[:, counts.sum(0) > 0]
+        expected = counts.sum(1, keepdims=True) * counts.sum(0) / len(lists)
+        if expected.min(initial=math.inf) < FEWEST_EXPECTED or counts.shape[1] < 2:
+            return math.nan
+        chi_squared = ((counts - expected) ** 2 / expected).sum()
+        values.append(special.chdtrc(counts.shape[1] - 1, chi_squared))
+    return min(1.0, len(values) * min(values)) if values else math.nan
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class OutputErrors(Printable):
     """What one output says where it is wrong.
 
     All fractions are of this output's errors, one per position 1 … n, and NaN without errors.
@@ -59,10 +97,27 @@ class OutputErrors:
     example_lists: np.ndarray
     example_predictions: np.ndarray
 
+    def table(self) -> str:
+        """What this output says where it is wrong, as fractions of its errors."""
+        name, others = f"o{self.output + 1}", range(1, 1 + len(self.equals_digit))
+        rows = [(f"{name} wrong", f"{self.n_wrong:,} of {self.n_lists:,}")]
+        for k, said, digit, right in zip(
+            others, self.equals_prediction, self.equals_digit, self.others_correct, strict=True
+        ):
+            if k != self.output + 1:
+                rows += [(f"  says what o{k} says", percent(said)), (f"  says d{k}", percent(digit))]
+                rows.append((f"  o{k} is right", percent(right)))
+        tokens = ", ".join(f"{token} ({times:,})" for token, times in self.frequent)
+        return columns(rows) + (f"\n  most frequent: {tokens}" if tokens else "")
+
 
 def output_errors(lists: np.ndarray, outcome: Outcome) -> tuple[OutputErrors, ...]:
     """The errors of every output over `lists` [B, n]; for n = 2 the second is the o2 error analysis."""
     return tuple(_errors_of(output, np.asarray(lists), outcome) for output in range(lists.shape[1]))
+
+
+def _spaced(tokens: list[int]) -> str:
+    return " ".join(map(str, tokens))
 
 
 def _errors_of(output: int, lists: np.ndarray, outcome: Outcome) -> OutputErrors:

@@ -13,11 +13,13 @@ import numpy as np
 from orderscale_jax.analysis.circuit import circuits
 from orderscale_jax.analysis.difference import with_alpha
 from orderscale_jax.analysis.observation import Observation, intervene
+from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError
+from orderscale_jax.formatting import columns, percent
 
 
-@dataclasses.dataclass(frozen=True)
-class Exchange:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Exchange(Printable):
     """Fractions of the lists with d_i != d_j, after alpha_i and alpha_j were exchanged.
 
     Attributes:
@@ -38,6 +40,19 @@ class Exchange:
     second_is_first_digit: float
     second_is_second_digit: float
     both_reversed: float
+
+    def table(self) -> str:
+        """What the two outputs say, as fractions of the lists."""
+        i, j = self.first + 1, self.second + 1
+        rows = [
+            (f"alpha_{i} and alpha_{j} exchanged", f"of {self.n_lists:,} lists"),
+            (f"o{i} says d{j}", percent(self.first_is_second_digit)),
+            (f"o{i} says d{i}", percent(self.first_is_first_digit)),
+            (f"o{j} says d{i}", percent(self.second_is_first_digit)),
+            (f"o{j} says d{j}", percent(self.second_is_second_digit)),
+            ("both reversed", percent(self.both_reversed)),
+        ]
+        return columns(rows)
 
 
 def exchange_in_closed_form(observation: Observation) -> Exchange:

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 
 from orderscale_jax.analysis.errors import OutputErrors, output_errors
 from orderscale_jax.analysis.observation import Observation, Outcome, intervene
-from orderscale_jax.graph import Edge
+from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.formatting import MODE_WORDS
+from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model.interventions import check_mode, keep_weights
 
 
-@dataclasses.dataclass(frozen=True)
-class JointAblation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class JointAblation(Printable):
     """A model with some edges cut.
 
     Attributes:
@@ -29,14 +31,22 @@ class JointAblation:
     outcome: Outcome
     errors: tuple[OutputErrors, ...]
 
+    def table(self) -> str:
+        """The edges, then how often the outputs are right and what they say where they are wrong."""
+        graph = Graph(len(self.errors), 1 + max((edge.layer for edge in self.edges), default=0))
+        names = ", ".join(map(graph.label, self.edges)) or "none"
+        head = "" if self.head is None else f" in head {self.head}"
+        tables = (errors.table() for errors in self.errors if errors.n_wrong)
+        return "\n\n".join([f"cut{head} ({MODE_WORDS[self.mode]}): {names}", self.outcome.table(), *tables])
+
 
 def ablate_jointly(
     observation: Observation,
-    edges: Iterable[tuple[int, int, int]],
+    edges: Iterable[tuple[int, int, int] | str],
     mode: str = "renormalize",
     head: int | None = None,
 ) -> JointAblation:
-    """Cuts all `edges`, (layer, query, key) each, for every list in one forward pass.
+    """Cuts all `edges`, (layer, query, key) or `L1 o2<-o1` each, for every list in one forward pass.
 
     Raises:
       UserError: an edge, the head or the mode does not exist.

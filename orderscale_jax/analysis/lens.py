@@ -8,10 +8,13 @@ import numpy as np
 
 from orderscale_jax import task
 from orderscale_jax.analysis.observation import Observation
+from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.formatting import columns, percent
+from orderscale_jax.graph import position_names
 
 
-@dataclasses.dataclass(frozen=True)
-class LogitLens:
+@dataclasses.dataclass(frozen=True, repr=False)
+class LogitLens(Printable):
     """Arg-max of residual @ W_U (no final LayerNorm, no bias, as published).
 
     Attributes:
@@ -26,6 +29,14 @@ class LogitLens:
     embedding: np.ndarray
     predicted: np.ndarray
     agreement: np.ndarray
+
+    def table(self) -> str:
+        """At every position and layer the digit that the lens spells most often, and how often."""
+        n_layers, n = len(self.agreement) - 1, self.agreement.shape[-1]
+        rows = [("spells", "input", *(f"after L{layer}" for layer in range(n_layers)))]
+        for name, shares in zip(position_names(n), self.agreement.swapaxes(0, 1), strict=True):
+            rows.append((name, *(f"d{x.argmax() + 1} {percent(x.max())}" for x in shares)))
+        return columns(rows)
 
 
 def logit_lens(observation: Observation) -> LogitLens:

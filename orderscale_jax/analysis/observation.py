@@ -15,7 +15,9 @@ import numpy as np
 from flax import nnx
 
 from orderscale_jax import task
+from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError
+from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import Interventions, ListTransformer, metrics
 from orderscale_jax.model.numerics import matmul
@@ -23,8 +25,8 @@ from orderscale_jax.model.numerics import matmul
 CHUNK = 2048  # lists on the device at once, so that its memory does not grow with the validation set
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Outcome(Printable):
     """What a model answered.
 
     Attributes:
@@ -57,8 +59,20 @@ class Outcome:
         """Fraction of lists with all n outputs right."""
         return float(self.list_correct.mean())
 
+    def table(self) -> str:
+        """How often each output and the whole list is right, and the loss."""
+        each = [(f"o{i + 1} right", percent(x)) for i, x in enumerate(self.per_position_accuracy)]
+        return columns(
+            [
+                ("outputs right", percent(self.accuracy)),
+                *each,
+                ("lists entirely right", percent(self.sequence_accuracy)),
+                ("loss, nats", number(self.loss, 4)),
+            ]
+        )
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Observation(Outcome):
     """A model, lists, and what the analyses need to know of its undisturbed pass over them.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from flax import nnx
 
+from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.formatting import columns
 from orderscale_jax.model import ListTransformer, frozen_projections
 
 
@@ -19,14 +22,11 @@ class Parameter:
 
     @property
     def size(self) -> int:
-        size = 1
-        for length in self.shape:
-            size *= length
-        return size
+        return math.prod(self.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class ParameterOverview:
+@dataclasses.dataclass(frozen=True, repr=False)
+class ParameterOverview(Printable):
     """Every array of a model, the trained ones first."""
 
     parameters: tuple[Parameter, ...]
@@ -40,6 +40,15 @@ class ParameterOverview:
     def total(self) -> int:
         """How many numbers there are, the frozen projections included."""
         return sum(p.size for p in self.parameters)
+
+    def table(self) -> str:
+        """A line per array: its shape, how many numbers, and whether they are trained."""
+        rows = [("array", "shape", "numbers", "")]
+        for p in self.parameters:
+            shape = " x ".join(map(str, p.shape))
+            rows.append((p.name, shape, f"{p.size:,}", "trained" if p.trainable else "frozen"))
+        total = ("all", "", f"{self.total:,}", f"{self.trainable:,} trained")
+        return columns([*rows, total])
 
 
 def parameter_overview(model: ListTransformer) -> ParameterOverview:

@@ -10,28 +10,14 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import special
 
-from orderscale_jax import analysis
 from orderscale_jax.analysis.ablation import EdgeAblation
-from orderscale_jax.analysis.study import Study, study
-from orderscale_jax.model import ListTransformer, ModelConfig
-from orderscale_jax.task import Split
-
-CELLS = 4  # the (d_i, d_j) plane is cut into 4 x 4 cells to look for structure
-FEWEST_EXPECTED = 5  # wrong lists per cell, below which the chi-squared test means nothing
-
-
-def results(
-    model: ListTransformer,
-    lists: np.ndarray,
-    *,
-    name: str = "",
-    n_train: int | None = None,
-    n_val_total: int | None = None,
-) -> dict[str, Any]:
-    """Runs every analysis that applies to `model` over `lists` [B, n]; see `tabulate`."""
-    return tabulate(study(model, lists), name=name, n_train=n_train, n_val_total=n_val_total)
+from orderscale_jax.analysis.errors import structure_p_value
+from orderscale_jax.analysis.joint import JointAblation
+from orderscale_jax.analysis.separability import Separability
+from orderscale_jax.analysis.study import Study
+from orderscale_jax.files import plain
+from orderscale_jax.model import ModelConfig
 
 
 def tabulate(
@@ -49,11 +35,11 @@ def tabulate(
       `config`, `val`, `ablation`, `mean_pattern`, … with the keys and meanings of the published
       results; numbers that do not exist (a mean over no lists) are None.
     """
-    seen = found.observation
+    seen, lens = found.observation, found.lens
     config = seen.model.config
     out = {
         "name": name,
-        "config": describe_config(config),
+        "config": _config(config),
         "list_len": config.list_len,
         "n_digits": config.n_digits,
         "n_train": n_train,
@@ -61,23 +47,31 @@ def tabulate(
         "n_val_used": len(seen.lists),
         "variant": {"mlp": config.mlp, "frozen_heads": config.frozen_heads},
         "parameters": {"trainable": found.parameters.trainable, "total": found.parameters.total},
-        "val": _answers(seen),
+        "val": {
+            "accuracy": seen.accuracy,
+            "loss": seen.loss,
+            "per_position_accuracy": seen.per_position_accuracy,
+            "sequences_all_correct": seen.list_correct.sum(),
+            "sequence_accuracy": seen.sequence_accuracy,
+        },
         "ablation": {mode: _ablation(ablation) for mode, ablation in found.ablations.items()},
         "mean_pattern": found.attention.mean_pattern,
         "mean_pattern_accuracy": found.attention.mean_pattern_accuracy,
-        "logit_lens_first_val": {
-            "tokens": found.lens.tokens[0],
-            "embedding": found.lens.embedding[0],
-            "predicted": found.lens.predicted[0],
+        "logit_lens_first_val": {x: getattr(lens, x)[0] for x in ("tokens", "embedding", "predicted")},
+        "wrong_lists": {
+            "lists": len(found.errors.lists),
+            "by_output": (~seen.correct).sum(0),
+            "structure_p_value": structure_p_value(seen.lists, ~seen.list_correct, config.n_digits),
         },
-        "wrong_lists": _wrong_lists(found),
         "position_span": {
             "accuracy": found.reconstruction.accuracy,
             "per_position_accuracy": found.reconstruction.per_position_accuracy,
         },
     }
     if found.notebook:
-        out["joint_ablation_notebook"] = {m: _joint(x, with_edges=True) for m, x in found.notebook.items()}
+        out["joint_ablation_notebook"] = {
+            m: {"edges": x.edges} | _joint(x) for m, x in found.notebook.items()
+        }
         out["moderation_edge_ablation"] = {m: _joint(x) for m, x in found.moderation.items()}
     if found.closed_form:
         out |= _equations(found)
@@ -92,18 +86,14 @@ def tabulate(
     if found.sep:
         out["sep_attention"] = _sep_attention(found)
     out["not_applicable"] = found.not_applicable
-    return _plain(out)
+    return plain(out)
 
 
-def describe_config(config: ModelConfig) -> dict[str, Any]:
+def _config(config: ModelConfig) -> dict[str, Any]:
     """A model's shape and variant under the published keys."""
-    return {
-        "d_model": config.d_model,
-        "n_layers": config.n_layers,
-        "n_heads": config.n_heads,
-        "d_vocab": config.d_vocab,
+    same = ("d_model", "n_layers", "n_heads", "d_vocab", "list_len")
+    return {name: getattr(config, name) for name in same} | {
         "n_ctx": config.n_positions,
-        "list_len": config.list_len,
         "attn_only": not config.mlp,
         "use_ln": config.layer_norm,
         "use_bias": config.bias,
@@ -112,30 +102,12 @@ def describe_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def split_sizes(split: Split) -> dict[str, int | None]:
-    """`n_train` and `n_val_total` of a split."""
-    return {
-        "n_train": None if split.train is None else len(split.train),
-        "n_val_total": len(split.validation),
-    }
-
-
-def _answers(outcome: analysis.Outcome) -> dict[str, Any]:
-    return {
-        "accuracy": outcome.accuracy,
-        "loss": outcome.loss,
-        "per_position_accuracy": outcome.per_position_accuracy,
-        "sequences_all_correct": outcome.list_correct.sum(),
-        "sequence_accuracy": outcome.sequence_accuracy,
-    }
-
-
 def _ablation(ablation: EdgeAblation) -> dict[str, Any]:
-    columns = (ablation.edges, ablation.accuracies, ablation.deltas, ablation.live)
+    rows = zip(ablation.edges, ablation.accuracies, ablation.deltas, ablation.live, strict=True)
     return {
         "edges": [
             {**edge._asdict(), "accuracy": accuracy, "delta": delta, "live": live}
-            for edge, accuracy, delta, live in zip(*columns, strict=True)
+            for edge, accuracy, delta, live in rows
         ],
         "critical_tolerance": ablation.tolerance,
         "critical": ablation.critical,
@@ -143,11 +115,10 @@ def _ablation(ablation: EdgeAblation) -> dict[str, Any]:
     }
 
 
-def _joint(joint: analysis.JointAblation, *, with_edges: bool = False) -> dict[str, Any]:
+def _joint(joint: JointAblation) -> dict[str, Any]:
     """Accuracy, loss and what the last output says where it is wrong."""
     n, last = len(joint.errors), joint.errors[-1]
-    out = {"edges": joint.edges} if with_edges else {}
-    out |= {"accuracy": joint.outcome.accuracy, "loss": joint.outcome.loss}
+    out = {"accuracy": joint.outcome.accuracy, "loss": joint.outcome.loss}
     out |= {f"o{errors.output + 1}_wrong": errors.n_wrong for errors in joint.errors}
     for k in range(n - 1):
         out |= {
@@ -159,12 +130,12 @@ def _joint(joint: analysis.JointAblation, *, with_edges: bool = False) -> dict[s
 
 
 def _equations(found: Study) -> dict[str, Any]:
-    difference, exchange = found.difference, found.exchange_closed_form
+    closed, difference, exchange = found.closed_form, found.difference, found.exchange_closed_form
     return {
         "circuit": {
-            "max_abs_diff_o1": found.closed_form.max_abs_diff[0],
-            "max_abs_diff_o2": found.closed_form.max_abs_diff[1],
-            "reconstructed_accuracy": found.closed_form.accuracy,
+            "max_abs_diff_o1": closed.max_abs_diff[0],
+            "max_abs_diff_o2": closed.max_abs_diff[1],
+            "reconstructed_accuracy": closed.accuracy,
         },
         "logit_difference": {
             "n_examples": difference.n_lists,
@@ -183,15 +154,12 @@ def _equations(found: Study) -> dict[str, Any]:
     }
 
 
-def _separability(separability: analysis.Separability) -> dict[str, Any]:
+def _separability(separability: Separability) -> dict[str, Any]:
     """Accuracy and margin of the pair of outputs that is hardest to separate."""
     pairs = separability.pairs
     hardest = min(pairs, key=lambda pair: (pair.accuracy, 0 if math.isnan(pair.margin) else pair.margin))
-    return {
-        "accuracy": hardest.accuracy,
-        "separable": all(pair.separable for pair in pairs),
-        "margin": hardest.margin,
-    }
+    separable = all(pair.separable for pair in pairs)
+    return {"accuracy": hardest.accuracy, "separable": separable, "margin": hardest.margin}
 
 
 def _sep_attention(found: Study) -> dict[str, Any]:
@@ -208,48 +176,3 @@ def _sep_attention(found: Study) -> dict[str, Any]:
     for name, values in weights.items():
         out |= {f"{name}_mean": values.mean(dtype=np.float64), f"{name}_std": values.std(dtype=np.float64)}
     return out
-
-
-def _wrong_lists(found: Study) -> dict[str, Any]:
-    """How many lists are wrong, at which outputs, and whether their digits stand out."""
-    seen = found.observation
-    return {
-        "lists": len(found.errors.lists),
-        "by_output": (~seen.correct).sum(0),
-        "structure_p_value": structure_p_value(
-            seen.lists, ~seen.list_correct, found.observation.model.config
-        ),
-    }
-
-
-def structure_p_value(lists: np.ndarray, wrong: np.ndarray, config: ModelConfig) -> float:
-    """Probability of wrong lists lying as unevenly in the plane of two digits if they lay by chance.
-
-    A chi-squared test on 4 x 4 cells of each pair of digits; the smallest of them, times the number
-    of pairs. NaN if there are no pairs, or too few wrong (or right) lists to tell.
-    """
-    n = lists.shape[1]
-    cell = lists * CELLS // config.n_digits
-    values = []
-    for i in range(n):
-        for j in range(i + 1, n):
-            place = cell[:, i] * CELLS + cell[:, j]
-            counts = np.stack([np.bincount(place[of], minlength=CELLS**2) for of in (wrong, ~wrong)])
-            counts = counts[:, counts.sum(0) > 0]
-            expected = counts.sum(1, keepdims=True) * counts.sum(0) / len(lists)
-            if expected.min(initial=math.inf) < FEWEST_EXPECTED or counts.shape[1] < 2:
-                return math.nan
-            chi_squared = ((counts - expected) ** 2 / expected).sum()
-            values.append(special.chdtrc(counts.shape[1] - 1, chi_squared))
-    return min(1.0, len(values) * min(values)) if values else math.nan
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and NumPy numbers as JSON can hold them; what is not a finite number becomes None."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

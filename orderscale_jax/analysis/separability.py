@@ -7,18 +7,18 @@ import itertools
 import warnings
 
 import numpy as np
-from sklearn import svm
-from sklearn.exceptions import ConvergenceWarning
 
 from orderscale_jax.analysis.observation import Observation, chunks
+from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.formatting import columns, number, percent
 
 HARD_MARGIN = 1e6  # C of the support vector machine; so large that no point may lie inside the margin
 MAX_LISTS = 5_000  # the machine's time grows with the square of its points
 MAX_ITERATIONS = 200_000  # of the machine; the published model's takes 8,000
 
 
-@dataclasses.dataclass(frozen=True)
-class PairSeparation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class PairSeparation(Printable):
     """A plane between the projections of two outputs.
 
     Attributes:
@@ -39,8 +39,8 @@ class PairSeparation:
     intercept: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Separability:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Separability(Printable):
     """Final residuals of the outputs projected onto the rows of P.
 
     Attributes:
@@ -50,6 +50,13 @@ class Separability:
 
     projections: np.ndarray
     pairs: tuple[PairSeparation, ...]
+
+    def table(self) -> str:
+        """A line per plane: the points on its right side, and its margin."""
+        rows = [("plane between", "right side", "margin")]
+        for p in self.pairs:
+            rows.append((f"o{p.first + 1} and o{p.second + 1}", percent(p.accuracy), number(p.margin, 4)))
+        return columns(rows)
 
 
 def separate_outputs(observation: Observation) -> Separability:
@@ -96,26 +103,32 @@ def is_separable(points: np.ndarray, side: np.ndarray) -> bool:
 
 
 def _hard_margin(points, side):
-    machine = svm.SVC(kernel="linear", C=HARD_MARGIN, max_iter=MAX_ITERATIONS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # passed on as `converged`
-        machine.fit(points, side)
+    from sklearn import svm
+
+    machine = _fit(svm.SVC(kernel="linear", C=HARD_MARGIN, max_iter=MAX_ITERATIONS), points, side)
     return machine.coef_[0], machine.intercept_[0], machine.fit_status_ == 0
 
 
 def _soft_margin(points, side):
+    from sklearn import svm
+
     mean, scale = points.mean(0), points.std(0)
     scale[scale == 0] = 1
-    machine = svm.LinearSVC(dual=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        machine.fit((points - mean) / scale, side)
+    machine = _fit(svm.LinearSVC(dual=False), (points - mean) / scale, side)
     weights = machine.coef_[0] / scale
     return weights, machine.intercept_[0] - weights @ mean, True
 
 
-@dataclasses.dataclass(frozen=True)
-class Reconstruction:
+def _fit(machine, points, side):
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a hard margin's is passed on as `converged`
+        return machine.fit(points, side)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Reconstruction(Printable):
     """Answers from the least-squares projection of the final residuals onto span(P).
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Every analysis that applies to a model, run once over the same lists."""
+"""All the paper's questions at once, asked of one model on the same lists."""
 
 from __future__ import annotations
 
@@ -6,15 +6,34 @@ import dataclasses
 
 import numpy as np
 
-from orderscale_jax import analysis
-from orderscale_jax.analysis.ablation import MODES, EdgeAblation, ablate_edges
-from orderscale_jax.formatting import enumerate_words
+from orderscale_jax.analysis.ablation import EdgeAblation, ablate_edges
+from orderscale_jax.analysis.attention import (
+    AttentionStatistics,
+    SepAttention,
+    attention_statistics,
+    sep_attention,
+)
+from orderscale_jax.analysis.circuit import ClosedForm, closed_form, why_not
+from orderscale_jax.analysis.difference import Difference, decompose_difference
+from orderscale_jax.analysis.errors import ListErrors, list_errors
+from orderscale_jax.analysis.exchange import Exchange, exchange_in_closed_form, exchange_in_model
+from orderscale_jax.analysis.joint import JointAblation, ablate_jointly
+from orderscale_jax.analysis.lens import LogitLens, logit_lens
+from orderscale_jax.analysis.observation import Observation, observe
+from orderscale_jax.analysis.parameters import ParameterOverview, parameter_overview
+from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.analysis.separability import (
+    Reconstruction,
+    Separability,
+    reconstruct_from_positions,
+    separate_outputs,
+)
 from orderscale_jax.graph import Edge, Graph
-from orderscale_jax.model import ListTransformer
+from orderscale_jax.model import MODES, ListTransformer, ModelConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Study(Printable):
     """What the analyses found.
 
     What does not apply to the model is None (or an empty dictionary), and `not_applicable` says why.
@@ -31,56 +50,69 @@ class Study:
       exchange: alpha_1 and alpha_2 exchanged in the running model.
       separability, reconstruction: the outputs in the space spanned by the position vectors.
       closed_form, difference, exchange_closed_form: the analyses of the two equations.
-      not_applicable: by key of `results`, a sentence.
+      not_applicable: by key of `tabulate`, a sentence.
     """
 
-    observation: analysis.Observation
-    parameters: analysis.ParameterOverview
+    observation: Observation
+    parameters: ParameterOverview
     ablations: dict[str, EdgeAblation]
-    attention: analysis.AttentionStatistics
-    lens: analysis.LogitLens
-    errors: analysis.ListErrors
-    sep: analysis.SepAttention | None
-    moderation: dict[str, analysis.JointAblation]
-    notebook: dict[str, analysis.JointAblation]
-    exchange: analysis.Exchange | None
-    separability: analysis.Separability | None
-    reconstruction: analysis.Reconstruction
-    closed_form: analysis.ClosedForm | None
-    difference: analysis.Difference | None
-    exchange_closed_form: analysis.Exchange | None
+    attention: AttentionStatistics
+    lens: LogitLens
+    errors: ListErrors
+    sep: SepAttention | None
+    moderation: dict[str, JointAblation]
+    notebook: dict[str, JointAblation]
+    exchange: Exchange | None
+    separability: Separability | None
+    reconstruction: Reconstruction
+    closed_form: ClosedForm | None
+    difference: Difference | None
+    exchange_closed_form: Exchange | None
     not_applicable: dict[str, str]
 
+    def table(self) -> str:
+        """The tables of all analyses, one below the other."""
+        parts = {}
+        for name, value in self._facts().items():
+            by_mode = value if isinstance(value, dict) else {"": value}
+            parts |= {f"{name} {mode}".strip(): x for mode, x in by_mode.items() if isinstance(x, Printable)}
+        return "\n\n".join(f"[{name}]\n{part.table()}" for name, part in parts.items())
 
-def study(model: ListTransformer, lists: np.ndarray) -> Study:
+
+def study_model(model: ListTransformer, lists: np.ndarray) -> Study:
     """Runs over `lists` [B, n] whatever applies to `model`.
 
     Raises:
       UserError: no lists, or lists that do not fit the model.
     """
-    observation = analysis.observe(model, lists)
-    graph = observation.graph
+    observation = observe(model, lists)
+    graph, missing = observation.graph, _not_applicable(model.config)
     moderating = moderating_edges(graph)
     dead = [edge for edge in graph.edges if not graph.is_live(edge) and graph.carries(edge)]
-    has_pairs, equations = graph.list_len > 1, not analysis.misfits(model.config)
-    order_passes = has_pairs and graph.n_layers > 1
+
+    def unless_missing(key: str, analyse):
+        return None if key in missing else analyse(observation)
+
+    def cut_together(edges):
+        return {mode: ablate_jointly(observation, edges, mode) for mode in MODES} if moderating else {}
+
     return Study(
         observation=observation,
-        parameters=analysis.parameter_overview(model),
+        parameters=parameter_overview(model),
         ablations={mode: ablate_edges(model, observation.lists, mode) for mode in MODES},
-        attention=analysis.attention_statistics(observation),
-        lens=analysis.logit_lens(observation),
-        errors=analysis.list_errors(observation.lists, observation),
-        sep=analysis.sep_attention(observation) if has_pairs else None,
-        moderation=_cut_together(observation, moderating) if moderating else {},
-        notebook=_cut_together(observation, [*dead, *moderating]) if moderating else {},
-        exchange=analysis.exchange_in_model(observation) if order_passes else None,
-        separability=analysis.separate_outputs(observation) if has_pairs else None,
-        reconstruction=analysis.reconstruct_from_positions(observation),
-        closed_form=analysis.closed_form(observation) if equations else None,
-        difference=analysis.decompose_difference(observation) if equations else None,
-        exchange_closed_form=analysis.exchange_in_closed_form(observation) if equations else None,
-        not_applicable=_not_applicable(observation.model),
+        attention=attention_statistics(observation),
+        lens=logit_lens(observation),
+        errors=list_errors(observation.lists, observation),
+        sep=unless_missing("sep_attention", sep_attention),
+        moderation=cut_together(moderating),
+        notebook=cut_together([*dead, *moderating]),
+        exchange=unless_missing("alpha_swap_full_model", exchange_in_model),
+        separability=unless_missing("separability", separate_outputs),
+        reconstruction=reconstruct_from_positions(observation),
+        closed_form=unless_missing("circuit", closed_form),
+        difference=unless_missing("logit_difference", decompose_difference),
+        exchange_closed_form=unless_missing("alpha_swap", exchange_in_closed_form),
+        not_applicable=missing,
     )
 
 
@@ -91,24 +123,16 @@ def moderating_edges(graph: Graph) -> list[Edge]:
     return [Edge(graph.n_layers - 1, graph.outputs[-1], key) for key in graph.outputs[:-1]]
 
 
-def _cut_together(observation, edges) -> dict[str, analysis.JointAblation]:
-    return {mode: analysis.ablate_jointly(observation, edges, mode) for mode in MODES}
-
-
-def _not_applicable(model: ListTransformer) -> dict[str, str]:
-    config, reasons = model.config, {}
-    if misfits := analysis.misfits(config):
-        why = (
-            "The two equations describe models of two layers, lists of 2 digits and one head, with frozen "
-            f"projections and no LayerNorm, bias or MLP; this model has {enumerate_words(misfits)}."
-        )
+def _not_applicable(config: ModelConfig) -> dict[str, str]:
+    reasons = {}
+    of_order = ("alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook")
+    if reason := why_not(config):
+        why = f"{reason[0].upper()}{reason[1:]}."
         reasons |= dict.fromkeys(("circuit", "logit_difference", "alpha_swap"), why)
     if config.list_len == 1:
         why = "Lists of one digit have no order."
-        keys = ("sep_attention", "separability", "alpha_swap_full_model")
-        reasons |= dict.fromkeys((*keys, "moderation_edge_ablation", "joint_ablation_notebook"), why)
+        reasons |= dict.fromkeys(("sep_attention", "separability", *of_order), why)
     elif config.n_layers == 1:
         why = "With one layer nothing that SEP reads reaches an output, and no output reads another."
-        keys = ("alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook")
-        reasons |= dict.fromkeys(keys, why)
+        reasons |= dict.fromkeys(of_order, why)
     return reasons

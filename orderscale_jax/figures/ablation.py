@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from orderscale_jax.analysis import EdgeAblation
 from orderscale_jax.figures import style
-from orderscale_jax.graph import position_names
-
-if TYPE_CHECKING:
-    from orderscale_jax.analysis.ablation import EdgeAblation
+from orderscale_jax.formatting import signed
 
 # Lengths in points.
 CELL, SMALL_CELL = 24.0, 12.0  # the first has room for a number
@@ -38,9 +34,7 @@ def ablation_matrix(ablation: EdgeAblation) -> Figure:
 
     Source: paper, section 3, the ablation behind its Figure 1.
     """
-    n_layers = 1 + max(edge.layer for edge in ablation.edges)
-    positions = 1 + max(edge.query for edge in ablation.edges)
-    names = position_names(positions // 2)
+    n_layers, positions, names = ablation.graph.n_layers, ablation.graph.n_positions, ablation.graph.names
     numbered = positions <= MOST_NUMBERED
     cell = CELL if numbered else SMALL_CELL
     side = positions * cell
@@ -81,12 +75,10 @@ def ablation_matrix(ablation: EdgeAblation) -> Figure:
             dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
             ink = "white" if dark else style.INK
             where = (edge.key + 0.5, edge.query + 0.5)
-            axes.text(*where, style.signed(change), color=ink, ha="center", va="center_baseline", zorder=3)
+            axes.text(*where, signed(change), color=ink, ha="center", va="center_baseline", zorder=3)
     for edge in ablation.critical:
-        rectangle = Rectangle(
-            (edge.key, edge.query), 1, 1, **CRITICAL, zorder=3, clip_on=False, gid="critical"
-        )
-        figure.axes[edge.layer].add_patch(rectangle)
+        frame = Rectangle((edge.key, edge.query), 1, 1, **CRITICAL, zorder=3, clip_on=False, gid="critical")
+        figure.axes[edge.layer].add_patch(frame)
 
     _scale_and_legend(figure, norm, points.max(initial=0), ablation)
     return figure
@@ -96,22 +88,17 @@ def _scale_and_legend(figure: Figure, norm: Normalize, gain: float, ablation: Ed
     """The colour bar, up to the largest gain, and the meaning of hatch and frame, below the matrices."""
     width, height = figure.get_size_inches() * style.POINTS
     bar_width = min(width - 40, 200)
-    bar = figure.add_axes(
-        ((width - bar_width) / 2 / width, (BELOW - 16) / height, bar_width / width, 6 / height)
-    )
+    left = (width - bar_width) / 2
+    bar = figure.add_axes((left / width, (BELOW - 16) / height, bar_width / width, 6 / height))
     digits = 0 if norm.vmax > 5 else 1
-    figure.colorbar(
-        ScalarMappable(norm, COLOURS),
-        cax=bar,
-        orientation="horizontal",
-        format=lambda value, _: style.signed(value, digits),
-    )
+    colours, form = ScalarMappable(norm, COLOURS), lambda value, _: signed(value, digits)
+    figure.colorbar(colours, cax=bar, orientation="horizontal", format=form)
     bar.set_xlim(norm.vmin, max(gain, 0.1 * norm.vmax))
     where = "" if ablation.head is None else f", head {ablation.head}"
     bar.set_xlabel(f"change of accuracy when cut ({ablation.mode}{where}), percentage points", labelpad=2)
     figure.legend(
         handles=[
-            Patch(**CRITICAL, label=f"critical (below {style.signed(-100 * ablation.tolerance)})"),
+            Patch(**CRITICAL, label=f"critical (below {signed(-100 * ablation.tolerance)})"),
             Patch(**DEAD, label="dead: reaches no output"),
         ],
         loc="lower center",

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.figure import Figure
 
+from orderscale_jax.analysis import AttentionStatistics, Difference
+from orderscale_jax.analysis.difference import TERMS
 from orderscale_jax.figures import style
+from orderscale_jax.formatting import signed
 
-if TYPE_CHECKING:
-    from orderscale_jax.analysis.attention import AttentionStatistics
-    from orderscale_jax.analysis.difference import Difference
-
-TERMS = {
-    "P_o2": r"$P_{o2}$",
-    "neg_beta_sep_P_o1": r"$-\beta_s P_{o1}$",
-    "neg_beta_o1_alpha1_D1": r"$-\beta_{o1}\alpha_1 D_1$",
-    "neg_beta_o1_alpha2_D2": r"$-\beta_{o1}\alpha_2 D_2$",
-    "neg_beta_o1_S": r"$-\beta_{o1} S$",
-    "beta_o1_E_mask": r"$\beta_{o1} E_{\mathrm{MASK}}$",
-}
 BINS = np.linspace(0, 1, 41)  # of attention
 MOST_COLUMNS = 4
 
@@ -35,7 +24,8 @@ def difference_bars(difference: Difference) -> Figure:
     """
     terms = list(difference.terms.values())
     values = [difference.base, *terms, difference.final]
-    names = [r"$l_{o1}$ (base)", *(TERMS.get(name, name) for name in difference.terms), r"$l_{o2}$ (sum)"]
+    terms_named = (f"${TERMS[name].latex}$" for name in difference.terms)
+    names = [r"$l_{o1}$ (base)", *terms_named, r"$l_{o2}$ (sum)"]
     totals = np.cumsum([difference.base, *terms])
     rows = np.arange(len(values))
     colours = [style.BLUE if value >= 0 else style.VERMILLION for value in terms]
@@ -47,16 +37,9 @@ def difference_bars(difference: Difference) -> Figure:
     axes.stairs(totals, edges, orientation="horizontal", baseline=None, color=style.INK, lw=1.1)
     axes.plot([], [], color=style.INK, lw=1.1, label="sum so far")
     axes.axvline(0, color=style.GREY, lw=0.6)
+    beside = {"xytext": (26, 0), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     for row, value in zip(rows, values, strict=True):
-        axes.annotate(
-            style.signed(value, 2),
-            (1, row),
-            xytext=(26, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            va="center_baseline",
-        )
+        axes.annotate(signed(value, 2), (1, row), **beside, ha="right", va="center_baseline")
     axes.set_yticks(rows, names)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -82,24 +65,17 @@ def attention_histograms(statistics: AttentionStatistics) -> Figure:
     rows_each = -(-n // columns)
     sources = ["SEP", *(f"o{i}" for i in range(1, n))]
     subscripts = ["s", *sources[1:]]
-    panels = [
-        (rf"$\alpha_{{{i + 1}}}$: SEP ← d{i + 1}", "attention in layer 0", statistics.alpha[:, :, i])
-        for i in range(n)
-    ] + [
-        (
-            rf"$\beta_{{{subscripts[i]}}}$: o{n} ← {sources[i]}",
-            f"attention in layer {last}",
-            statistics.beta[:, :, i],
-        )
-        for i in range(n)
-    ]
+    alphas = [rf"$\alpha_{{{i + 1}}}$: SEP ← d{i + 1}" for i in range(n)]
+    betas = [rf"$\beta_{{{below}}}$: o{n} ← {of}" for below, of in zip(subscripts, sources, strict=True)]
+    panels = [(title, 0, statistics.alpha[:, :, i]) for i, title in enumerate(alphas)]
+    panels += [(title, last, statistics.beta[:, :, i]) for i, title in enumerate(betas)]
 
     width = style.COLUMN if columns <= 2 else style.PAGE
     figure = Figure(figsize=(width, 1.35 * 2 * rows_each + 0.2 * (n_heads > 1)), layout="constrained")
     grid = figure.subplots(2 * rows_each, columns, sharex=True, sharey="row", squeeze=False)
     for axes in grid.flat:
         axes.set_visible(False)
-    for k, (title, label, weights) in enumerate(panels):
+    for k, (title, layer, weights) in enumerate(panels):
         block, i = divmod(k, n)
         axes = grid[block * rows_each + i // columns, i % columns]
         axes.set_visible(True)
@@ -108,7 +84,7 @@ def attention_histograms(statistics: AttentionStatistics) -> Figure:
         if n_heads == 1:
             spread = f"mean {weights.mean():.3f}, sd {weights.std():.3f}"
             axes.text(0, 1.03, spread, transform=axes.transAxes, color=style.GREY, va="bottom")
-        axes.set_xlabel(label)
+        axes.set_xlabel(f"attention in layer {layer}")
         axes.tick_params(labelbottom=True)
         if i % columns == 0:
             axes.set_ylabel(f"of {n_lists:,} lists")

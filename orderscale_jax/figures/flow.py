@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import textwrap
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,91 +10,13 @@ from matplotlib.lines import Line2D
 
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
-from orderscale_jax.figures.flow_layout import ARROW, STATIONS, Panel, line_width
+from orderscale_jax.figures.flow_layout import ARROW, LEAST_ATTENTION, STATIONS, Flow, Panel, line_width
 from orderscale_jax.figures.labels import text_width
-from orderscale_jax.graph import Edge, position_names
-
-if TYPE_CHECKING:
-    from orderscale_jax.analysis.ablation import EdgeAblation
-
-LEAST_ATTENTION = 0.04  # of an arrow (paper, Figure 1)
+from orderscale_jax.formatting import MODE_WORDS
 
 # Lengths in points.
 MARGIN, BETWEEN = 6.0, 18.0
 LINE = 10.0  # of legend and caption
-
-
-@dataclasses.dataclass(frozen=True)
-class Flow:
-    """What one panel of the information flow shows.
-
-    Attributes:
-      title: of the panel, for example `two layers`.
-      ablation: every edge's accuracy change.
-      patterns: attention [L, H, T, T]; with several heads the largest counts.
-      lens: logit-lens tokens, integer [L+1, T]; row 0 is the input.
-      n_digits: size of the alphabet; tokens past it are MASK and SEP.
-      patterns_of: which lists `patterns` describes, for the caption.
-      example: the list [n] that `lens` describes, written beside the positions if given.
-    """
-
-    title: str
-    ablation: EdgeAblation
-    patterns: np.ndarray
-    lens: np.ndarray
-    n_digits: int
-    patterns_of: str = "mean over the validation lists"
-    example: tuple[int, ...] | None = None
-
-    def __post_init__(self):
-        layers, positions = np.shape(self.lens)
-        if np.ndim(self.patterns) != 4 or np.shape(self.patterns)[::3] != (layers - 1, positions):
-            raise UserError(
-                f"patterns must have shape [L, H, T, T] where lens has [L+1, T] = {[layers, positions]}; "
-                f"got {list(np.shape(self.patterns))}"
-            )
-        if self.example is not None and len(self.example) != positions // 2:
-            raise UserError(f"example must be a list of {positions // 2} digits, got {len(self.example)}")
-
-    @property
-    def n_layers(self) -> int:
-        return len(self.lens) - 1
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return position_names(len(self.lens[0]) // 2)
-
-    @property
-    def row_labels(self) -> tuple[str, ...]:
-        """Names of the positions, with the example's digits where they are known."""
-        if self.example is None:
-            return self.names
-        known = (*self.example, None, *self.example)
-        return tuple(
-            name if digit is None else f"{name} = {digit}"
-            for name, digit in zip(self.names, known, strict=True)
-        )
-
-    @property
-    def arrows(self) -> dict[Edge, float]:
-        """Attention of every critical edge that has more than 0.04 of it."""
-        head = slice(None) if self.ablation.head is None else [self.ablation.head]
-        weights = np.asarray(self.patterns)[:, head].max(axis=1)
-        return {
-            edge: float(weights[edge]) for edge in self.ablation.critical if weights[edge] > LEAST_ATTENTION
-        }
-
-    @property
-    def deltas(self) -> dict[Edge, float]:
-        """Accuracy change of every edge, in percentage points."""
-        return {
-            edge: 100 * float(delta)
-            for edge, delta in zip(self.ablation.edges, self.ablation.deltas, strict=True)
-        }
-
-    def token(self, layer: int, position: int) -> str:
-        token = int(self.lens[layer][position])
-        return {self.n_digits: "MASK", self.n_digits + 1: "SEP"}.get(token, str(token))
 
 
 @style.styled
@@ -177,7 +97,7 @@ def _legend_handles() -> list[Line2D]:
 def _caption(panels: list[Panel]) -> str:
     """What the arrows are, in one or two sentences that hold for these panels."""
     ablations = [panel.flow.ablation for panel in panels]
-    modes = " / ".join(dict.fromkeys(_MODES.get(a.mode, a.mode) for a in ablations))
+    modes = " / ".join(dict.fromkeys(MODE_WORDS[a.mode] for a in ablations))
     tolerances = " / ".join(dict.fromkeys(f"{100 * a.tolerance:g}" for a in ablations))
     sources = " / ".join(dict.fromkeys(panel.flow.patterns_of for panel in panels))
     text = (
@@ -196,6 +116,3 @@ def _caption(panels: list[Panel]) -> str:
     if missing:
         text += f" {missing} numbers are left off for want of room."
     return text
-
-
-_MODES = {"renormalize": "rest of the row rescaled", "zero": "rest of the row as it was"}

@@ -1,21 +1,21 @@
-"""One model's panel of the information flow: where its nodes, arrows and labels lie."""
+"""One panel of the information flow: what it shows, and where its nodes, arrows and labels lie."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.patheffects import withStroke
 
+from orderscale_jax.analysis import EdgeAblation
+from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
 from orderscale_jax.figures.labels import label_area, place_labels, text_width
-from orderscale_jax.graph import Edge
+from orderscale_jax.formatting import signed
+from orderscale_jax.graph import Edge, position_names
 
-if TYPE_CHECKING:
-    from orderscale_jax.figures.flow import Flow
-
+LEAST_ATTENTION = 0.04  # of an arrow (paper, Figure 1)
 ARROW = "#E0786E"  # a light red that leaves the labels on it readable
 STATIONS = {"digits": style.BLUE, "SEP": style.ORANGE, "outputs": style.GREEN}
 
@@ -29,6 +29,74 @@ FULL = 0.4  # share of the space between columns that labels may take
 def line_width(weight: float) -> float:
     """Points, for an attention weight from 0 to 1."""
     return 0.6 + 3.0 * weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """What one panel of the information flow shows.
+
+    Attributes:
+      title: of the panel, for example `two layers`.
+      ablation: every edge's accuracy change.
+      patterns: attention [L, H, T, T]; with several heads the largest counts.
+      lens: logit-lens tokens, integer [L+1, T]; row 0 is the input.
+      n_digits: size of the alphabet; tokens past it are MASK and SEP.
+      patterns_of: which lists `patterns` describes, for the caption.
+      example: the list [n] that `lens` describes, written beside the positions if given.
+    """
+
+    title: str
+    ablation: EdgeAblation
+    patterns: np.ndarray
+    lens: np.ndarray
+    n_digits: int
+    patterns_of: str = "mean over the validation lists"
+    example: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        layers, positions = np.shape(self.lens)
+        if np.ndim(self.patterns) != 4 or np.shape(self.patterns)[::3] != (layers - 1, positions):
+            raise UserError(
+                f"patterns must have shape [L, H, T, T] where lens has [L+1, T] = {[layers, positions]}; "
+                f"got {list(np.shape(self.patterns))}"
+            )
+        if self.example is not None and len(self.example) != positions // 2:
+            raise UserError(f"example must be a list of {positions // 2} digits, got {len(self.example)}")
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.lens) - 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return position_names(len(self.lens[0]) // 2)
+
+    @property
+    def row_labels(self) -> tuple[str, ...]:
+        """Names of the positions, with the example's digits where they are known."""
+        if self.example is None:
+            return self.names
+        known = (*self.example, None, *self.example)
+        pairs = zip(self.names, known, strict=True)
+        return tuple(name if digit is None else f"{name} = {digit}" for name, digit in pairs)
+
+    @property
+    def arrows(self) -> dict[Edge, float]:
+        """Attention of every critical edge that has more than 0.04 of it."""
+        head = slice(None) if self.ablation.head is None else [self.ablation.head]
+        weights = np.asarray(self.patterns)[:, head].max(axis=1)
+        critical = self.ablation.critical
+        return {edge: float(weights[edge]) for edge in critical if weights[edge] > LEAST_ATTENTION}
+
+    @property
+    def deltas(self) -> dict[Edge, float]:
+        """Accuracy change of every edge, in percentage points."""
+        changes = zip(self.ablation.edges, self.ablation.deltas, strict=True)
+        return {edge: 100 * float(delta) for edge, delta in changes}
+
+    def token(self, layer: int, position: int) -> str:
+        token = int(self.lens[layer][position])
+        return {self.n_digits: "MASK", self.n_digits + 1: "SEP"}.get(token, str(token))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +136,9 @@ class Panel:
 
     @property
     def width(self) -> float:
-        last = self._node(self.flow.n_layers, 0)[0]
-        content = (
-            last + max(self.node_width, text_width(self._column_name(self.flow.n_layers), style.SMALL)) / 2
-        )
+        n_layers = self.flow.n_layers
+        name = text_width(self._column_name(n_layers), style.SMALL)
+        content = self._node(n_layers, 0)[0] + max(self.node_width, name) / 2
         return max(content, text_width(self._title, style.NORMAL) + 4)
 
     @property
@@ -100,22 +167,17 @@ class Panel:
 
         def port(edge: Edge, end: str) -> np.ndarray:
             other = "key" if end == "query" else "query"
-            sharing = sorted(
-                getattr(e, other)
-                for e in edges
-                if e.layer == edge.layer and getattr(e, end) == getattr(edge, end)
-            )
+            beside = [e for e in edges if (e.layer, getattr(e, end)) == (edge.layer, getattr(edge, end))]
+            sharing = sorted(getattr(e, other) for e in beside)
             rank = sharing.index(getattr(edge, other)) - (len(sharing) - 1) / 2
             step = min(3.5, (NODE_HEIGHT - 4) / max(len(sharing) - 1, 1))
             return np.array([0, rank * step])
 
-        return {
-            edge: (
-                self._node(edge.layer, edge.key) + half + port(edge, "key"),
-                self._node(edge.layer + 1, edge.query) - half + port(edge, "query") - (1, 0),
-            )
-            for edge in edges
-        }
+        def ends(edge: Edge):
+            start = self._node(edge.layer, edge.key) + half + port(edge, "key")
+            return start, self._node(edge.layer + 1, edge.query) - half + port(edge, "query") - (1, 0)
+
+        return {edge: ends(edge) for edge in edges}
 
     def _has_room(self) -> bool:
         """Whether the labels' areas leave enough of the space between columns; cheaper than to place."""
@@ -123,7 +185,7 @@ class Panel:
         space = (self.column - self.node_width) * self.height
         taken = np.zeros(flow.n_layers)
         for edge in flow.arrows:
-            taken[edge.layer] += label_area(style.signed(flow.deltas[edge]), style.SMALL)
+            taken[edge.layer] += label_area(signed(flow.deltas[edge]), style.SMALL)
         return bool((taken <= FULL * space).all())
 
     def _place(self, arrows) -> dict[Edge, np.ndarray]:
@@ -136,7 +198,7 @@ class Panel:
             centres = place_labels(
                 starts=np.array([arrows[edge][0] for edge in here]),
                 ends=np.array([arrows[edge][1] for edge in here]),
-                texts=[style.signed(self.flow.deltas[edge]) for edge in here],
+                texts=[signed(self.flow.deltas[edge]) for edge in here],
                 importance=[abs(self.flow.deltas[edge]) for edge in here],
                 size=style.SMALL,
             )
@@ -161,53 +223,27 @@ class Panel:
         for layer in range(flow.n_layers + 1):
             x, _ = self._node(layer, 0)
             name = self._column_name(layer)
-            axes.text(
-                *at((x, self.height - 4)), name, ha="center", va="bottom", color=style.GREY, gid="column"
-            )
+            look = {"ha": "center", "va": "bottom", "color": style.GREY}
+            axes.text(*at((x, self.height - 4)), name, gid="column", **look)
             for position, colour in enumerate(colours):
                 self._draw_node(axes, at(self._node(layer, position)), flow.token(layer, position), colour)
         for edge, weight in flow.arrows.items():
-            start, end = self.arrows[edge]
             width = line_width(weight)
-            arrow = FancyArrowPatch(
-                at(start),
-                at(end),
-                arrowstyle=f"-|>,head_length={2 + 0.4 * width},head_width={1 + 0.3 * width}",
-                mutation_scale=1,
-                shrinkA=0,
-                shrinkB=0,
-                lw=width,
-                color=ARROW,
-                joinstyle="miter",
-                zorder=2,
-                gid=f"arrow {tuple(edge)}",
-            )
-            axes.add_patch(arrow)
+            head = f"-|>,head_length={2 + 0.4 * width},head_width={1 + 0.3 * width}"
+            look = {"arrowstyle": head, "lw": width, "color": ARROW, "joinstyle": "miter", "zorder": 2}
+            as_given = {"mutation_scale": 1, "shrinkA": 0, "shrinkB": 0}
+            ends = map(at, self.arrows[edge])
+            axes.add_patch(FancyArrowPatch(*ends, **look, **as_given, gid=f"arrow {tuple(edge)}"))
         for edge, centre in self.labels.items():
-            axes.text(
-                *at(centre),
-                style.signed(flow.deltas[edge]),
-                ha="center",
-                va="center_baseline",
-                zorder=5,
-                gid=f"label {tuple(edge)}",
-                path_effects=[withStroke(linewidth=2.2, foreground="white")],
-            )
+            look = {"ha": "center", "va": "center_baseline", "zorder": 5}
+            halo = [withStroke(linewidth=2.2, foreground="white")]
+            text = signed(flow.deltas[edge])
+            axes.text(*at(centre), text, path_effects=halo, gid=f"label {tuple(edge)}", **look)
 
     def _draw_node(self, axes, centre, token: str, colour: str) -> None:
         x, y = centre
-        round_corner = NODE_HEIGHT / 2
-        axes.add_patch(
-            FancyBboxPatch(
-                (x - self.node_width / 2, y - NODE_HEIGHT / 2),
-                self.node_width,
-                NODE_HEIGHT,
-                boxstyle=f"round,pad=0,rounding_size={round_corner}",
-                facecolor="white",
-                edgecolor=colour,
-                lw=1.4,
-                zorder=3,
-                gid="node",
-            )
-        )
+        corner = (x - self.node_width / 2, y - NODE_HEIGHT / 2)
+        shape = f"round,pad=0,rounding_size={NODE_HEIGHT / 2}"
+        look = {"facecolor": "white", "edgecolor": colour, "lw": 1.4, "zorder": 3, "gid": "node"}
+        axes.add_patch(FancyBboxPatch(corner, self.node_width, NODE_HEIGHT, boxstyle=shape, **look))
         axes.text(x, y, token, ha="center", va="center_baseline", zorder=4, gid="token")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from orderscale_jax.analysis import ListErrors, SepAttention
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
 
-if TYPE_CHECKING:
-    from orderscale_jax.analysis.attention import SepAttention
-    from orderscale_jax.analysis.errors import ListErrors
-
 RIGHT = {"color": style.SKY, "marker": "o", "s": 4, "linewidths": 0, "alpha": 0.6}
 WRONG = {"color": style.VERMILLION, "marker": "x", "s": 9, "linewidths": 0.8}
+FIRST_WRONG = {**WRONG, "color": style.BLUE, "marker": "+", "s": 16}
+BOTH_WRONG = {"edgecolors": style.INK, "facecolors": "none", "marker": "s", "s": 9, "linewidths": 0.8}
 
 
 @style.styled
@@ -53,24 +51,15 @@ def sep_attention_scores(sep: SepAttention) -> Figure:
             axes.set_ylabel(f"score of d{j + 1}")
             gaps = (sep.gap_correct[pair, head], sep.gap_incorrect[pair, head])
             right_gap, wrong_gap = ("none" if np.isnan(gap) else f"{gap:.2f}" for gap in gaps)
-            axes.text(
-                0,
-                1.02,
-                f"gap {right_gap} right, {wrong_gap} wrong",
-                transform=axes.transAxes,
-                color=style.GREY,
-                va="bottom",
-            )
+            note = f"gap {right_gap} right, {wrong_gap} wrong"
+            axes.text(0, 1.02, note, transform=axes.transAxes, color=style.GREY, va="bottom")
         else:
             axes.set_title(f"d{i + 1}, d{j + 1}{in_head}", size=style.SMALL, pad=2)
             axes.set(xticks=[], yticks=[])
     if not roomy:
         figure.suptitle("across: score of the first digit; up: score of the second", size=style.SMALL)
-    _legend(
-        figure,
-        (f"list right ({int((~wrong).sum()):,})", RIGHT),
-        (f"list wrong ({int(wrong.sum()):,})", WRONG),
-    )
+    right = (f"list right ({int((~wrong).sum()):,})", RIGHT)
+    _legend(figure, right, (f"list wrong ({int(wrong.sum()):,})", WRONG))
     return figure
 
 
@@ -114,12 +103,8 @@ def _kinds(errors: ListErrors) -> list[tuple[str, np.ndarray, dict]]:
     first, second = missed.T
     return [
         ("o2 wrong", second & ~first, WRONG),
-        ("o1 wrong", first & ~second, {**WRONG, "color": style.BLUE, "marker": "+", "s": 16}),
-        (
-            "both wrong",
-            first & second,
-            {"edgecolors": style.INK, "facecolors": "none", "marker": "s", "s": 9, "linewidths": 0.8},
-        ),
+        ("o1 wrong", first & ~second, FIRST_WRONG),
+        ("both wrong", first & second, BOTH_WRONG),
     ]
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from orderscale_jax.config import TRANSITION_ACCURACY
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
-from orderscale_jax.figures.training import TRANSITION
 from orderscale_jax.training.sweep_results import Summary
 
 NAMES = {
@@ -77,15 +77,8 @@ def success_heatmap(summaries: Sequence[Summary], columns: str, color: str = "su
     for (row, column), summary in places.items():
         i, j = down.index(row), across.index(column)
         shades[i, j] = summary.rate if color == "success" else np.median(summary.accuracies)
-        axes.text(
-            j,
-            i,
-            f"{summary.successes}/{summary.n_runs}",
-            ha="center",
-            va="center",
-            fontsize=style.SMALL - 1,
-            color="white" if shades[i, j] > DARK else style.INK,
-        )
+        look = {"size": style.SMALL - 1, "color": "white" if shades[i, j] > DARK else style.INK}
+        axes.text(j, i, f"{summary.successes}/{summary.n_runs}", ha="center", va="center", **look)
     image = axes.imshow(shades, cmap=COLORS, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(across)), [_value(value) for value in across])
     axes.set_yticks(range(len(down)), [labels[row] for row in down])
@@ -116,7 +109,7 @@ def success_rates(summaries: Sequence[Summary]) -> Figure:
         low, high = summary.interval
         axes.plot([low, high], [i, i], color=style.BLUE, lw=1.4, solid_capstyle="butt", gid="interval")
         axes.plot(summary.rate, i, marker="o", ms=4, color=style.BLUE, ls="", gid="rate")
-        axes.text(1.03, i, f"{summary.successes}/{summary.n_runs}", va="center", fontsize=style.SMALL - 0.5)
+        _beside(axes, i, f"{summary.successes}/{summary.n_runs}")
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(f"share of runs at {summaries[0].threshold:g} or above, 95 % interval")
     return figure
@@ -141,21 +134,11 @@ def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> F
         if outcome == "accuracy":
             axes.plot(summary.accuracies, offsets, color=style.BLUE, mec="none", gid="runs", **look)
             continue
-        broke = np.isfinite(summary.transition_steps)
-        axes.plot(
-            summary.transition_steps[broke], offsets[broke], color=style.BLUE, mec="none", gid="runs", **look
-        )
-        axes.plot(
-            summary.steps[~broke], offsets[~broke], mfc="white", mec=style.VERMILLION, gid="never", **look
-        )
-        axes.text(
-            1.02,
-            i,
-            f"{summary.transitions}/{summary.n_runs}",
-            va="center",
-            fontsize=style.SMALL - 0.5,
-            transform=axes.get_yaxis_transform(),
-        )
+        at, broke = summary.transition_steps, np.isfinite(summary.transition_steps)
+        axes.plot(at[broke], offsets[broke], color=style.BLUE, mec="none", gid="runs", **look)
+        never = {"mfc": "white", "mec": style.VERMILLION, "gid": "never"}
+        axes.plot(summary.steps[~broke], offsets[~broke], **never, **look)
+        _beside(axes, i, f"{summary.transitions}/{summary.n_runs}")
     if outcome == "accuracy":
         axes.set_xlim(-0.02, 1.02)
         axes.axvline(summaries[0].threshold, color=style.GREY, lw=0.6, ls=(0, (1, 2)), zorder=0)
@@ -164,7 +147,7 @@ def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> F
         axes.set_xlim(left=0, right=1.04 * max(summary.steps.max() for summary in summaries))
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-        axes.set_xlabel(f"first step above {TRANSITION:g} (open: none until then)")
+        axes.set_xlabel(f"first step above {TRANSITION_ACCURACY:g} (open: none until then)")
     return figure
 
 
@@ -181,6 +164,12 @@ def _rows(summaries: Sequence[Summary]):
     for i in range(len(summaries)):
         axes.axhline(i, color=style.PALE, lw=0.4, zorder=0)
     return figure, axes
+
+
+def _beside(axes, row: int, text: str):
+    """Text to the right of a row."""
+    where = axes.get_yaxis_transform()
+    axes.text(1.02, row, text, va="center", size=style.SMALL - 0.5, transform=where)
 
 
 def _check(summaries: Sequence[Summary]):

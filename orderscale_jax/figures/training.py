@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
+from orderscale_jax.config import TRANSITION_ACCURACY
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import style
 
-TRANSITION = 0.75  # a run has broken through at its first evaluation above this accuracy
 MOST_NAMED = len(style.CYCLE)  # runs with a colour and a name of their own
 
 
@@ -31,15 +31,13 @@ class Curve:
     loss: np.ndarray | None = None
 
     def __post_init__(self):
-        if len(self.steps) != len(self.accuracy) or (
-            self.loss is not None and len(self.steps) != len(self.loss)
-        ):
+        if any(len(x) != len(self.steps) for x in (self.accuracy, self.loss) if x is not None):
             raise UserError(f"run {self.label!r}: steps, accuracy and loss must have the same length")
 
     @property
     def transition(self) -> int | None:
-        """Index of the first evaluation above 0.75, None if there was none."""
-        above = np.flatnonzero(np.asarray(self.accuracy) > TRANSITION)
+        """Index of the first evaluation above `TRANSITION_ACCURACY`, None if there was none."""
+        above = np.flatnonzero(np.asarray(self.accuracy) > TRANSITION_ACCURACY)
         return int(above[0]) if len(above) else None
 
 
@@ -71,21 +69,11 @@ def training_curves(*curves: Curve) -> Figure:
         when = "no transition" if at is None else f"transition {int(curve.steps[at]):,}"
         panels[0].plot(curve.steps, curve.accuracy, **look, label=f"{curve.label}: {when}")
         if at is not None:
-            panels[0].plot(
-                curve.steps[at],
-                curve.accuracy[at],
-                marker="o",
-                ms=4.5,
-                mfc="white",
-                mec=look["color"],
-                mew=1.1,
-                ls="",
-                zorder=3,
-                gid="transition",
-            )
+            dot = {"marker": "o", "ms": 4.5, "mfc": "white", "mec": look["color"], "mew": 1.1, "zorder": 3}
+            panels[0].plot(curve.steps[at], curve.accuracy[at], ls="", gid="transition", **dot)
         if with_loss:
             panels[1].plot(curve.steps, curve.loss, **look)
-    panels[0].axhline(TRANSITION, color=style.GREY, lw=0.6, ls=(0, (1, 2)), zorder=0)
+    panels[0].axhline(TRANSITION_ACCURACY, color=style.GREY, lw=0.6, ls=(0, (1, 2)), zorder=0)
     panels[0].set(ylim=(-0.02, 1.02), ylabel="accuracy")
     panels[-1].set_xlabel("training step")
     panels[-1].xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from orderscale_jax.config import Setup
 from orderscale_jax.training.run import Run
 
-FORMAT = "{desc} {percentage:3.0f}%|{bar:6}|{n_fmt}/{total_fmt} {rate_fmt} {remaining}{postfix}"  # 80 columns
+FORMAT = "{desc} {percentage:3.0f}%|{bar:4}|{n_fmt} {rate_fmt} {remaining}{postfix}"  # fits 80 columns
 
 
 class Progress:
@@ -53,7 +53,7 @@ class Progress:
         losses = [np.nan if line["train_loss"] is None else line["train_loss"] for line in lines]
         accuracy = np.mean([line["val_accuracy"] for line in lines])
         self.bar.set_postfix_str(
-            f"loss {np.mean(losses):.3f} acc {accuracy:.3f} best {self.best.max():.3f}", refresh=False
+            f"loss {np.mean(losses):.2f} acc {accuracy:.3f} best {self.best.max():.3f}", refresh=False
         )
         self.bar.update(int(self.total.sum()) - self.bar.n)
 

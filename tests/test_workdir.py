@@ -1,13 +1,26 @@
 """A run leaves what it should, goes on where it was killed, and is not mistaken for another."""
 
+import dataclasses
+import functools
+import io
 import json
+import re
+import shutil
 
+import ml_collections
+import numpy as np
 import pytest
+from tqdm import tqdm
 
 from orderscale_jax import checkpoint
 from orderscale_jax.checkpoint import load_checkpoint, named_arrays, weight_digest
-from orderscale_jax.config import default_config
+from orderscale_jax.config import GROUPS, check_config, default_config, options
+from orderscale_jax.errors import UserError
+from orderscale_jax.options import meanings
+from orderscale_jax.training import progress as progress_room
+from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import make_setup
+from orderscale_jax.training.progress import Progress
 from orderscale_jax.training.workdir import run_name, train
 
 
@@ -23,7 +36,7 @@ def small_config(seed=0, **options):
         "eval_every": 5,
         "checkpoint_every": 10,
         "min_accuracy": 0.99,
-        "max_retries": 2,
+        "max_attempts": 2,
         "learning_rate": 0.01,
     }
     config.train.update(given | options)
@@ -63,12 +76,15 @@ def test_the_log_has_a_line_per_validation(finished):
     workdir, summary = finished
     log = lines(workdir)
     assert [line["total_steps"] for line in log] == [5, 10, 15, 20, 23, 28, 33, 38, 43, 46]
-    assert [line["attempt"] for line in log] == [0] * 5 + [1] * 5
+    assert [line["attempt"] for line in log] == [1] * 5 + [2] * 5
+    assert [line["step"] for line in log] == [5, 10, 15, 20, 23] * 2
     assert [line["done"] for line in log] == [False] * 9 + [True]
-    best = max(line["val_accuracy"] for line in log)
-    assert best == pytest.approx(summary["accuracy"]) and log[-1]["best_accuracy"] == pytest.approx(best)
-    at_best = [line["total_steps"] for line in log if line["val_accuracy"] == best]
-    assert summary["best_step"] == at_best[0]
+    best = max(log, key=lambda line: line["val_accuracy"])  # the first of equals
+    assert log[-1]["best_accuracy"] == best["val_accuracy"]
+    assert (summary["best_attempt"], summary["best_step"]) == (best["attempt"], best["step"])
+    # The summary says of the weights that were kept what the log says of them, to the last digit.
+    for name in ("accuracy", "sequence_accuracy", "position_accuracy", "loss"):
+        assert summary[name] == best[f"val_{name}"], name
 
 
 def test_a_finished_run_returns_its_summary(finished):
@@ -130,7 +146,7 @@ def test_a_directory_of_another_configuration_is_refused(finished):
 
 
 def test_a_wrong_configuration_leaves_nothing(tmp_path):
-    for options, said in (
+    for wrong, said in (
         ({"batch_size": 52}, "train.batch_size=52 is larger than the training set of 51 lists"),
         ({"max_steps": 0}, "train.max_steps must be at least 1"),
         ({"schedule": "linear"}, "train.schedule must be one of constant, cosine; got 'linear'"),
@@ -141,14 +157,107 @@ def test_a_wrong_configuration_leaves_nothing(tmp_path):
         ({"max_grad_norm": 0.0}, "train.max_grad_norm must be positive or None"),
         ({"patience": 0}, "train.patience must be at least 1 or None"),
     ):
-        with pytest.raises(ValueError, match=said):
-            train(small_config(**options), tmp_path / "run")
+        with pytest.raises(UserError, match=said):
+            train(small_config(**wrong), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_option_is_refused_wherever_it_stands():
+    config = small_config()
+    for group in (config, config.train, config.model, config.task, config.wandb):
+        with pytest.raises(AttributeError):
+            group.learning_rates = 1
+    for place in ("learning_rate", "train.rate", "wandb.projects"):
+        wrong = config.to_dict()
+        group, _, name = place.rpartition(".")
+        (wrong[group] if group else wrong)[name] = 1
+        with pytest.raises(UserError, match=f"unknown option {place}; "):
+            check_config(ml_collections.ConfigDict(wrong))
+    for name, value, said in (
+        ("runs", 0, "runs must be at least 1, got 0"),
+        ("seed", -1, "seeds must be from 0 to"),
+        ("name", 3, "config.name must be a word, got 3"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_config(ml_collections.ConfigDict({**config.to_dict(), name: value}))
+
+
+def test_every_option_has_a_meaning():
+    for group, cls in GROUPS.items():
+        assert all(meaning for _, _, meaning in options(group)), group
+        assert {field.name for field in dataclasses.fields(cls)} == set(meanings(cls)), group
+
+
+def test_damaged_states_are_not_a_reason_to_begin_again(tmp_path, monkeypatch):
+    save, count = checkpoint.save_state, 0
+
+    def save_three_and_die(*arguments):
+        nonlocal count
+        save(*arguments)
+        if (count := count + 1) == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_state", save_three_and_die)
+        with pytest.raises(Killed):
+            train(small_config(), tmp_path)
+    states = sorted((tmp_path / "states").iterdir())
+    before = {file: file.read_bytes() for file in (tmp_path / "states").rglob("*") if file.is_file()}
+    for state in states:
+        (state / checkpoint.SUMS).write_text("")
+    with pytest.raises(UserError, match=r"no state in .* is whole"):
+        train(small_config(), tmp_path)
+    assert sorted((tmp_path / "states").iterdir()) == states
+    for file, content in before.items():
+        file.write_bytes(content)
+    assert train(small_config(), tmp_path)["steps"] == 46
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+def test_a_damaged_note_is_named(finished, tmp_path, name):
+    workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / name).write_text("{")
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        train(small_config(), tmp_path / "run")
+
+
+def test_a_loss_of_zero_is_shown_as_zero():
+    setup, _ = make_setup(small_config())
+    progress = Progress(setup, start_runs(setup, [0]))
+    shown = []
+    progress.bar.set_postfix_str = lambda text, refresh: shown.append(text)
+    line = {"index": 0, "total_steps": 5, "attempt": 1, "done": False, "best_accuracy": 0.5}
+    progress.show([{**line, "train_loss": 0.0, "val_accuracy": 0.25}])
+    progress.show([{**line, "train_loss": None, "val_accuracy": 0.25}])
+    assert shown == ["loss 0.00 acc 0.250 best 0.500", "loss nan acc 0.250 best 0.500"]
+
+
+@pytest.mark.parametrize("n_runs", [1, 1024])
+def test_the_bar_fits_80_columns(n_runs, monkeypatch):
+    """And says that it compiles until there is something to say."""
+    config = small_config(max_steps=100_000, max_attempts=3)
+    setup, _ = make_setup(config)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(
+        progress_room, "tqdm", functools.partial(tqdm, file=terminal, ncols=80, mininterval=0)
+    )
+    runs = start_runs(setup, np.arange(n_runs))
+    with Progress(setup, runs) as progress:
+        assert "compiling" in terminal.getvalue()
+        for step in (100, 99_900):
+            line = {"train_loss": 0.6931, "val_accuracy": 0.4975, "best_accuracy": 0.9012, "done": False}
+            progress.show([{**line, "index": i, "total_steps": step, "attempt": 1} for i in range(n_runs)])
+    shown = [text for text in re.split(r"[\r\n]+", terminal.getvalue()) if text.strip()]
+    assert len(shown) >= 3 and max(map(len, shown)) <= 80
+    assert "loss 0.69 acc 0.497 best 0.901" in shown[-1] and "step/s" in shown[-1]
+    assert ("attempt 1/3" if n_runs == 1 else "0/1024 done") in shown[-1]
 
 
 def test_lists_too_many_to_hold_are_sampled():
     config = small_config(batch_size=2048)
-    config.task.list_len = 8
+    config.task.list_len = 9
     setup, split = make_setup(config)
     assert split.train is None and setup.train.batches == "sampled"
     assert make_setup(small_config())[0].train.batches == "reshuffle"
