@@ -18,6 +18,8 @@ from orderscale_jax.config import Setup, TrainConfig
 from orderscale_jax.training.devices import CompiledTraining, Placement, place, start_runs
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.task import TaskConfig, make_split
+from orderscale_jax.training import ensemble as room
+from orderscale_jax.training.ensemble import Ensemble
 
 assert jax.local_device_count() == 8
 setup = Setup(
@@ -49,6 +51,30 @@ for i in range(8):
     go(f"seed {3 + i} on one device", alone, member(i))
 go("seed 3 on eight devices", CompiledTraining(setup, shared), member(0))
 go("all on eight devices", CompiledTraining(setup, eight), started)
+
+def to_the_end(seeds):
+    running, placements = Ensemble(short, split, start_runs(short, np.asarray(seeds))), set()
+    while not running.done:
+        placements.add(str(running.placement))
+        running.advance()
+    return running.state(), placements
+
+# Runs under pmap that end at different times, by their target or by their steps.
+short = dataclasses.replace(setup, train=dataclasses.replace(setup.train, target_accuracy=0.3, max_steps=70))
+together, placements = to_the_end(range(8))
+assert placements == {"8 runs on 8 CPU devices, runs shared out"}, placements
+assert len(set(together.total_steps.tolist())) > 1, together.total_steps
+room.place = lambda n_runs, batch_size: one
+for i in (0, 3, 7):
+    alone, _ = to_the_end([i])
+    for name in ("seed", "total_steps", "best_step", "best_accuracy"):
+        assert getattr(together, name)[i] == getattr(alone, name)[0], (i, name)
+
+# What was compiled to plan memory is what runs.
+planned = CompiledTraining(setup, eight)
+assert planned.bytes(started, split.train, split.validation) > sum(x.nbytes for x in jax.tree.leaves(started))
+planned._call = None
+planned(planned.load(started), split.train, split.validation)
 np.savez(sys.argv[1], **found)
 """
 
@@ -111,3 +137,23 @@ def test_a_placement_says_what_it_is():
     placement = devices.Placement(1, 8, "batch", False, "cpu")
     assert str(placement) == "1 run on 8 CPU devices, batch shared out"
     assert str(devices.Placement(3, 1, "batch", True, "gpu")) == "3 runs on 1 GPU device"
+
+
+def test_cores_are_those_that_may_be_used(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: range(6), raising=False)
+    monkeypatch.setattr(devices, "CONTROL_GROUP", tmp_path)
+    assert devices.available_cores() == 6
+    for quota, cores in (("max 100000", 6), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 6)):
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+        assert devices.available_cores() == cores, quota
+
+
+def test_free_memory_is_what_a_container_leaves(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "CONTROL_GROUP", tmp_path)
+    free = devices.free_host_memory()
+    assert free > 2**28
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert devices.free_host_memory() > free / 2
+    (tmp_path / "memory.max").write_text("50000\n")
+    assert devices.free_host_memory() == 49_000

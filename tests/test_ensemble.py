@@ -2,16 +2,17 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from orderscale_jax.config import default_config
 from orderscale_jax.training import ensemble
-from orderscale_jax.training.devices import CompiledTraining, place, start_runs
+from orderscale_jax.training.devices import place, start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup, planned_bytes, result
 
-SEEDS = np.arange(8)
+SEEDS = np.arange(40, 48)
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +23,13 @@ def task():
     config.model.d_model = 8
     config.train.update(
         batch_size=8,
-        learning_rate=0.04,
+        learning_rate=0.06,
         eval_every=5,
         max_steps=35,
-        target_accuracy=0.6,
+        target_accuracy=0.56,
         patience=2,
         patience_threshold=0.4,
-        min_accuracy=0.55,
+        min_accuracy=0.5,
         max_attempts=2,
     )
     return make_setup(config)
@@ -40,7 +41,8 @@ def train(task, seeds):
     while not running.done:
         largest = max(largest, running.placement.n_runs)
         running.advance()
-    return results(setup, split, running.state()), largest
+    state = running.state()
+    return [result(state, i) for i in range(len(seeds))], largest
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,11 @@ def together(task):
     return train(task, SEEDS)[0]
 
 
-def assert_same(found, expected):
+def assert_same(found, expected, **tolerances):
     for field in dataclasses.fields(expected):
-        if field.name == "params":
-            jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+        if field.name == "params" or (tolerances and isinstance(getattr(expected, field.name), float | list)):
+            ours, theirs = (getattr(each, field.name) for each in (found, expected))
+            chex.assert_trees_all_close(ours, theirs, **(tolerances or {"rtol": 0, "atol": 0}))
         else:
             assert getattr(found, field.name) == getattr(expected, field.name), field.name
 
@@ -59,29 +62,31 @@ def assert_same(found, expected):
 def test_every_rule_ends_some_run(together):
     """What the next tests compare is worth comparing."""
     first = [run for run in together if run.attempts == 1]
-    assert any(run.accuracy >= 0.6 for run in first)  # the target
-    assert any(run.accuracy < 0.6 and run.steps == 35 for run in first)  # max_steps
-    assert any(run.accuracy < 0.6 and run.steps < 35 for run in first)  # patience
+    assert any(run.accuracy >= 0.56 for run in first)  # the target
+    assert any(run.accuracy < 0.56 and run.steps == 35 for run in first)  # max_steps
+    assert any(run.accuracy < 0.56 and run.steps < 35 for run in first)  # patience
     assert len(first) < len(together)  # a retry
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_run_of_eight_is_the_run_alone(task, together, seed):
     (alone,), _ = train(task, [seed])
-    assert_same(together[seed], alone)
+    assert_same(together[seed - SEEDS[0]], alone)
 
 
-def test_runs_that_advance_together_go_as_if_alone(task):
-    """Vectorised, as on an accelerator: equal up to rounding."""
-    setup, split = task
-    started = start_runs(setup, SEEDS)
-    in_turn = place(8, 8)
-    both = []
-    for placement in (in_turn, dataclasses.replace(in_turn, vectorize=True)):
-        advance = CompiledTraining(setup, placement)
-        runs, _ = advance(advance.load(started), split.train, split.validation)
-        both.append(advance.fetch(runs.params))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *both)
+def test_runs_that_advance_together_go_as_if_alone(task, together, monkeypatch):
+    """Vectorised, as on an accelerator: equal up to rounding, also as runs leave and others go on."""
+    placed = []
+
+    def vectorized(n_runs, batch_size):
+        placed.append(dataclasses.replace(place(n_runs, batch_size), vectorize=True))
+        return placed[-1]
+
+    monkeypatch.setattr(ensemble, "place", vectorized)
+    found, _ = train(task, SEEDS)
+    assert len({placement.n_runs for placement in placed}) > 1  # some left, and the rest closed ranks
+    for ours, theirs in zip(found, together, strict=True):
+        assert_same(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_runs_that_do_not_fit_wait(monkeypatch):

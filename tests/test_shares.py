@@ -1,7 +1,8 @@
-"""Two processes on this machine work as one, and none waits for one that is gone."""
+"""Processes that share runs end with the files of one, and none notices when another dies."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from orderscale_jax import checkpoint, hosts, runs
+from orderscale_jax import checkpoint
 from orderscale_jax.config import default_config
-from orderscale_jax.training.devices import start_runs
-from orderscale_jax.training.ensemble import make_setup
+from orderscale_jax.errors import UserError
+from orderscale_jax.training import shares
+from orderscale_jax.training.shares import Share
+from orderscale_jax.training.workdir import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -22,167 +25,167 @@ SMALL = {
     "task.n_digits": 8,
     "model.d_model": 8,
     "train.batch_size": 16,
-    "train.max_steps": 400,
+    "train.max_steps": 300,
     "train.eval_every": 100,
     "train.checkpoint_every": 100,
     "train.target_accuracy": 2.0,
-    "train.max_retries": 1,
+    "train.max_attempts": 1,
 }
-REFUSALS = """
-import sys, time
-from absl import flags
-from orderscale_jax.cli import app
-from orderscale_jax import hosts, runs
-from orderscale_jax.config import default_config
-
-launch.define_hosts()
-hosts.PATIENCE = 3
-
-def main(argv):
-    launch.join_hosts()
-    alone, other = default_config(), default_config()
-    other.runs, other.seed = 2, hosts.index()
-    for config in (alone, other):
-        try:
-            runs.train(config, "unused")
-        except ValueError as error:
-            print(error, flush=True)
-    hosts.gather(b"")
-    print("ready", flush=True)
-    time.sleep(60)
-
-launch.run(main)
-"""
 
 
-def start_two(*command):
-    """Two processes of one command, on loopback only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TQDM_DISABLE": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-u", *command, address, "--num_processes=2", f"--process_id={i}"],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for i in range(2)
-    ]
-
-
-def train_command(workdir, **changes):
-    options = {**SMALL, **changes}
-    return (
-        "-m",
-        "experiments.train",
-        "--config=configs/two_layer.py",
-        f"--workdir={workdir}",
-        *(f"--config.{name}={value}" for name, value in options.items()),
-    )
-
-
-def alive(processes) -> bool:
-    return all(process.poll() is None for process in processes)
-
-
-def last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]
-
-
-@pytest.fixture(autouse=True)
-def leave_none_behind(monkeypatch):
-    """Ends what a failed test left running."""
-    started = []
-    popen = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
-    yield
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def test_two_processes_go_on_after_a_kill_and_equal_one(tmp_path):
-    two, one = tmp_path / "two", tmp_path / "one"
+def config_of(**changes):
     config = default_config()
-    config.update_from_flattened_dict(SMALL)
-    processes = start_two(*train_command(two))
-    states = [two / "states" / f"process_{i}_of_2" for i in range(2)]
-    deadline = time.monotonic() + 300
-    while (
-        not all(list(place.glob("step_*")) for place in states)
-        and time.monotonic() < deadline
-        and alive(processes)
-    ):
-        time.sleep(0.02)
-    processes[0].send_signal(signal.SIGKILL)
-    said = processes[1].communicate(timeout=30)[1]
-    assert processes[1].returncode == 1, said
-    assert last_line(said).startswith("error: process 0 of 2 is gone: start all 2 again"), said
-    assert not (two / "summary.json").exists()
-    setup, _ = make_setup(config)
-    for place, seeds in zip(states, ([0, 1], [2]), strict=True):
-        step, state, _ = checkpoint.restore_latest(place, start_runs(setup, seeds))
-        assert step >= 100 and state.seed.tolist() == seeds
+    config.update_from_flattened_dict(SMALL | changes)
+    return config
 
-    outputs = [process.communicate(timeout=300) for process in start_two(*train_command(two))]
-    assert "2 processes: 2 runs on 1 CPU device; 1 run on 1 CPU device" in outputs[0][0], outputs
-    assert outputs[1][0] == ""
 
-    alone = runs.train(config, one)
-    together = json.loads((two / "summary.json").read_text())
-    for name in ("seconds", "steps_per_second", "placement", "checkpoint"):
-        del alone[name], together[name]
-    assert together == alone
-    names = [sorted(path.name for path in place.iterdir()) for place in (one, two)]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """(work directory, summary) of one process that trained all runs."""
+    workdir = tmp_path_factory.mktemp("alone")
+    return workdir, train(config_of(), workdir)
+
+
+def assert_same_files(two: Path, one: Path):
+    names = [sorted(str(file.relative_to(place)) for file in place.iterdir()) for place in (one, two)]
     assert names[0] == names[1] == ["checkpoint", "config.json", "members", "metrics.jsonl", "summary.json"]
-    logs = [
-        [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-        for place in (one, two)
-    ]
-    assert logs[0] == logs[1]
-    digests = {two / "members" / f"seed_{run['seed']}": run["weights_sha256"] for run in alone["runs"]}
-    for place, digest in {**digests, two / "checkpoint": alone["weights_sha256"]}.items():
+    for name in ("config.json", "metrics.jsonl"):
+        assert (two / name).read_text() == (one / name).read_text(), name
+    summaries = [json.loads((place / "summary.json").read_text()) for place in (one, two)]
+    assert summaries[1]["placement"] == "2 processes: 2 runs on 1 CPU device; 1 run on 1 CPU device"
+    for summary in summaries:
+        for name in ("seconds", "steps_per_second", "placement", "checkpoint"):
+            del summary[name]
+    assert summaries[0] == summaries[1]
+    digests = {run["seed"]: run["weights_sha256"] for run in summaries[0]["runs"]}
+    places = {two / "members" / f"seed_{seed}": digest for seed, digest in digests.items()}
+    for place, digest in {**places, two / "checkpoint": summaries[0]["weights_sha256"]}.items():
         model, _ = checkpoint.load_checkpoint(place)
         assert checkpoint.weight_digest(checkpoint.named_arrays(model)) == digest
 
 
-def test_more_processes_than_runs_is_one_sentence(tmp_path):
-    for process in start_two(*train_command(tmp_path / "few", runs=1)):
-        said = process.communicate(timeout=120)[1]
-        assert process.returncode == 1, said
-        assert "there are more processes (2) than runs (1)" in last_line(said)
-    assert not (tmp_path / "few").exists()
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_whoever_is_last_completes_what_one_would_have_left(alone, tmp_path, order):
+    first, last = (Share(i, 2) for i in order)
+    assert train(config_of(), tmp_path, first) is None
+    assert not (tmp_path / "summary.json").exists() and not (tmp_path / "checkpoint").exists()
+    assert train(config_of(), tmp_path, first) is None  # done, and not trained again
+    summary = train(config_of(), tmp_path, last)
+    assert summary["weights_sha256"] == alone[1]["weights_sha256"]
+    assert_same_files(tmp_path, alone[0])
+    assert train(config_of(), tmp_path, first) == train(config_of(), tmp_path) == summary
 
 
-def test_a_silent_process_is_missed_and_other_configurations_are_refused():
-    processes = start_two("-c", REFUSALS)
-    for process in processes:
-        lines = [process.stdout.readline() for _ in range(3)]
-        assert lines[0].startswith("there are more processes (2) than runs (1)"), lines
-        assert lines[1].startswith("process 1 has another configuration than process 0"), lines
-        assert lines[2] == "ready\n"
-    processes[1].send_signal(signal.SIGSTOP)
-    said = processes[0].communicate(timeout=30)[1]
-    assert processes[0].returncode == 1
-    assert last_line(said).startswith("error: process 1 of 2 is gone"), said
+def test_to_complete_twice_gives_the_same(alone, tmp_path):
+    """As where two processes end at the same moment: the second finds the checkpoint and writes again."""
+    train(config_of(), tmp_path, Share(0, 2))
+    kept = tmp_path.with_suffix(".kept")
+    shutil.copytree(tmp_path / "parts", kept)
+    train(config_of(), tmp_path, Share(1, 2))
+    before = json.loads((tmp_path / "summary.json").read_text())
+    shutil.copytree(kept, tmp_path / "parts")
+    (tmp_path / "summary.json").unlink()
+    again = train(config_of(), tmp_path, Share(1, 2))
+    assert {k: v for k, v in again.items() if "second" not in k} == {
+        k: v for k, v in before.items() if "second" not in k
+    }
+    assert_same_files(tmp_path, alone[0])
 
 
-def test_states_of_another_number_of_processes_are_refused(tmp_path):
-    config = default_config()
-    config.update_from_flattened_dict(SMALL)
-    (tmp_path / "states" / "process_0_of_2").mkdir(parents=True)
-    with pytest.raises(ValueError, match="written by 2 processes, now there are 1"):
-        runs.train(config, tmp_path)
+def test_another_number_of_shares_is_refused(tmp_path):
+    train(config_of(), tmp_path, Share(0, 2))
+    for share in (Share(), Share(1, 3)):
+        with pytest.raises(UserError, match=f"begun with 2 process.*now there are {share.count}"):
+            train(config_of(), tmp_path, share)
+    (tmp_path / "alone" / "states").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"begun with 1 process.*now there are 2"):
+        train(config_of(), tmp_path / "alone", Share(0, 2))
 
 
-def test_alone():
-    assert hosts.gather(b"x") == [b"x"]
-    assert hosts.share(3).tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="host:port"):
-        hosts.join(print, "127.0.0.1", 2, 0)
-    with pytest.raises(ValueError, match="no process 2 of 2"):
-        hosts.join(print, "127.0.0.1:1", 2, 2)
+def test_shares_of_different_configurations_are_refused(tmp_path):
+    train(config_of(), tmp_path, Share(0, 2))
+    part = tmp_path / "parts" / "0_of_2" / "part.json"
+    said = json.loads(part.read_text())
+    said["config"]["seed"] = 7  # as if it had been started in the same instant
+    part.write_text(json.dumps(said))
+    with pytest.raises(UserError, match="were given different configurations"):
+        train(config_of(), tmp_path, Share(1, 2))
+
+
+def test_shares_that_do_not_exist():
+    assert [Share(i, 3).of(8).tolist() for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    with pytest.raises(UserError, match="no process 2 of 2: they count from 0"):
+        Share(2, 2)
+    with pytest.raises(UserError, match=r"more processes \(2\) than runs \(1\)"):
+        Share(0, 2).of(1)
+
+
+def start(command, environment=None, **options):
+    """A process of this clone, with these variables."""
+    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **(environment or {})}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], env=variables, cwd=ROOT, **pipes)
+
+
+def test_a_share_that_is_killed_is_started_again_and_the_other_never_notices(alone, tmp_path):
+    def share(i):
+        options = [f"--config.{name}={value}" for name, value in SMALL.items()]
+        command = ["-m", "experiments.train", "--config=two_layer", f"--workdir={tmp_path}", *options]
+        return start([*command, "--num_processes=2", f"--process_id={i}"])
+
+    processes = [share(0), share(1)]
+    try:
+        states, deadline = tmp_path / "parts" / "0_of_2" / "states", time.monotonic() + 120
+        while not list(states.glob("step_*")) and processes[0].poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        processes[0].send_signal(signal.SIGKILL)
+        said = processes[1].communicate(timeout=120)
+        assert processes[1].returncode == 0, said
+        assert "share 1 of 2 is complete" in said[0] or "share 2 of 2 is complete" in said[0], said
+        assert processes[0].wait() == -signal.SIGKILL and not (tmp_path / "summary.json").exists()
+        processes[0] = share(0)
+        said = processes[0].communicate(timeout=120)
+        assert processes[0].returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert_same_files(tmp_path, alone[0])
+
+
+def test_jax_says_which_process_of_a_cluster_this_is():
+    """Two processes on this machine, with what Open MPI tells its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    ask = (
+        "from orderscale_jax.training.shares import share_of_cluster; import jax; "
+        "print(share_of_cluster(), jax.process_count())"
+    )
+    processes = []
+    for i in range(2):
+        processes.append(
+            start(
+                ["-c", ask],
+                {
+                    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+                    "OMPI_COMM_WORLD_SIZE": "2",
+                    "OMPI_COMM_WORLD_RANK": str(i),
+                    "OMPI_COMM_WORLD_LOCAL_RANK": str(i),
+                    "JAX_COORDINATOR_ADDRESS": address,
+                    "JAX_COORDINATOR_BIND_ADDRESS": address,
+                },
+            )
+        )
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in said] == ["0_of_2 1", "1_of_2 1"], said
+
+
+def test_where_there_is_no_cluster_one_sentence_says_so(monkeypatch):
+    monkeypatch.setattr(shares, "ASK_JAX", "raise SystemExit('no cluster here')")
+    with pytest.raises(
+        UserError, match=r"does not know which processes take part \(no cluster here\)"
+    ) as error:
+        shares.share_of_cluster()
+    assert "\n" not in str(error.value)
