@@ -86,8 +86,9 @@ class Graph:
         """The edges through which anything can reach the logits (5 of 13, 12 of 20 for n=2)."""
         return tuple(sorted(frozenset().union(*(self.upstream(self.n_layers, o) for o in self.outputs))))
 
-    def is_live(self, edge: Edge) -> bool:
-        return edge in self._live
+    def is_live(self, edge: Edge | str) -> bool:
+        """Whether anything can reach the logits through an edge; UserError if it does not exist."""
+        return self._edge(edge) in self._live
 
     @functools.cached_property
     def _live(self) -> frozenset[Edge]:
@@ -149,13 +150,17 @@ class Graph:
             raise UserError(
                 f"an edge is three whole numbers (layer, query, key) or a name, got {given!r}"
             ) from None
-        if edge not in self._by_label.values():
+        if edge not in self._existing:
             raise UserError(
                 f"edge {tuple(edge)} does not exist: with {self.n_layers} layers and lists of "
                 f"{self.list_len}, (layer, query, key) must be one of {len(self.edges)} edges; "
                 f"layer {edge.layer} has " + (", ".join(self._pairs(edge.layer)) or "none")
             )
         return edge
+
+    @functools.cached_property
+    def _existing(self) -> frozenset[Edge]:
+        return frozenset(self.edges)
 
     @functools.cached_property
     def _by_label(self) -> dict[str, Edge]:

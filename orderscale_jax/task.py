@@ -146,8 +146,8 @@ def _stable_argsort(numbers: np.ndarray) -> np.ndarray:
 
 def tokens(lists: np.ndarray, n_digits: int) -> np.ndarray:
     """Lists [B, n] as the model's input tokens [B, 2n+1]: digits, SEP = N+1, n times MASK = N."""
-    lists = np.asarray(lists)
-    n_lists, list_len = lists.shape
+    n_lists, list_len = np.shape(lists)
+    lists = check_lists(lists, list_len, n_digits)
     out = np.full((n_lists, 2 * list_len + 1), n_digits, dtype=np.int32)
     out[:, :list_len] = lists
     out[:, list_len] = n_digits + 1

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Edge, Graph, position_names
 
 SHAPES = [(1, 1), (1, 3), (2, 1), (2, 2), (2, 3), (3, 2), (3, 4), (5, 2)]  # (list_len, n_layers)
@@ -98,3 +99,11 @@ def test_edges_are_checked():
     for triple in [(0, 2), "abc", (0, 2, None)]:
         with pytest.raises(ValueError, match=r"an edge is three whole numbers|edge 'abc' does not exist"):
             graph.check([triple])
+
+
+def test_a_name_is_an_edge_when_asked_whether_it_is_live():
+    graph = Graph(list_len=2, n_layers=2)
+    assert graph.is_live("L1 o2<-o1") and not graph.is_live("L1 SEP<-d1")
+    for missing in ("L1 o2<-o3", (2, 4, 3)):
+        with pytest.raises(UserError, match="does not exist"):
+            graph.is_live(missing)

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orderscale_jax import figures, sweep, training
+from orderscale_jax import figures
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import default_config
-from orderscale_jax.training.batches import training_batch
+from orderscale_jax.model import bind
+from orderscale_jax.training import sweep
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup
+from orderscale_jax.training.shares import Share
+from orderscale_jax.training.step import add_noise
 from orderscale_jax.training.sweep import sweep_config
 from orderscale_jax.training.sweep_estimate import rough_bytes, work
 from orderscale_jax.training.sweep_results import (
@@ -48,7 +51,7 @@ def without_time(rows):
 def whole(tmp_path_factory):
     """A sweep that nothing disturbed: its rows and its file."""
     workdir = tmp_path_factory.mktemp("whole")
-    return sweep.run(tiny(), workdir), workdir / "results.csv"
+    return sweep.train(tiny(), workdir), workdir / "results.csv"
 
 
 def test_a_row_per_run(whole):
@@ -72,7 +75,7 @@ def test_a_run_is_what_it_is_alone(whole):
     while not alone.done:
         last = alone.advance()[0]
     params = jax.tree.map(lambda x: x[0], alone.state().best_params)
-    digest = weight_digest(named_arrays(training.bind(setup.model, params)))
+    digest = weight_digest(named_arrays(bind(setup.model, params)))
     row = whole[0][3]
     assert (row["seed"], row["accuracy"], row["weights_sha256"]) == (1, last["best_accuracy"], digest)
 
@@ -88,10 +91,10 @@ def test_goes_on_after_a_kill(whole, tmp_path, n_rows, torn):
 
     if n_rows:
         with pytest.raises(KeyboardInterrupt):
-            sweep.run(tiny(), tmp_path, killed)
+            sweep.train(tiny(), tmp_path, killed)
     with open(tmp_path / "results.csv", "a") as file:
         file.write(torn)
-    rows = sweep.run(tiny(), tmp_path, lambda job, row: trained.append(row["run"]))
+    rows = sweep.train(tiny(), tmp_path, lambda job, row: trained.append(row["run"]))
     assert sorted(trained) == sorted({row["run"] for row in rows})
     assert trained[:n_rows] == finished
     assert without_time(rows) == without_time(whole[0])
@@ -109,40 +112,37 @@ def test_finished_runs_are_not_trained_again(whole, tmp_path, monkeypatch):
         original(jobs, on_row)
 
     monkeypatch.setattr(sweep, "train_together", spy)
-    assert without_time(sweep.run(tiny(), tmp_path)) == without_time(whole[0])
+    assert without_time(sweep.train(tiny(), tmp_path)) == without_time(whole[0])
     assert asked == [(1, 1)]
 
 
 def test_more_seeds_add_to_a_sweep(whole, tmp_path):
     (tmp_path / "results.csv").write_text(whole[1].read_text())
-    rows = sweep.run(tiny(seeds=3), tmp_path)
+    rows = sweep.train(tiny(seeds=3), tmp_path)
     assert [row["seed"] for row in rows] == [0, 1, 2] * 2
     assert [row for row in rows if row["seed"] < 2] == whole[0]
 
 
-def test_processes_share_a_sweep(whole, tmp_path, monkeypatch):
-    """The second process gets as far as the first exchange; then the first one is played."""
-    told = []
-
-    class Waiting(Exception):
-        pass
-
-    def second(value):
-        told.append(value)
-        raise Waiting
-
-    monkeypatch.setattr(sweep.hosts, "count", lambda: 2)
-    monkeypatch.setattr(sweep.hosts, "index", lambda: 1)
-    monkeypatch.setattr(sweep.hosts, "gather", second)
-    with pytest.raises(Waiting):
-        sweep.run(tiny(), tmp_path)
-    assert [row["seed"] for row in read_results(tmp_path / "results_p1.csv")] == [1, 1]
-    monkeypatch.setattr(sweep.hosts, "index", lambda: 0)
-    monkeypatch.setattr(sweep.hosts, "gather", lambda value: [value, told[0]] if value else [value, b""])
-    assert without_time(sweep.run(tiny(), tmp_path)) == without_time(whole[0])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_processes_share_a_sweep(whole, tmp_path, order):
+    seen = []
+    first, last = (Share(i, 2) for i in order)
+    assert sweep.train(tiny(), tmp_path, lambda job, row: seen.append(job.seed), first) is None
+    assert seen == [order[0]] * 2  # every share has a seed of each cell
+    assert [path.name for path in tmp_path.iterdir()] == [f"results.share_{first}.csv"]
+    assert without_time(sweep.train(tiny(), tmp_path, share=last)) == without_time(whole[0])
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
-    with pytest.raises(ValueError, match="2 processes cannot share 1 runs"):
-        sweep.run(tiny({"train.learning_rate": (0.01,)}, seeds=1), tmp_path)
+    assert without_time(sweep.train(tiny(), tmp_path, share=first)) == without_time(whole[0])
+    with pytest.raises(ValueError, match=r"more processes \(2\) than runs \(1\)"):
+        sweep.train(tiny({"train.learning_rate": (0.01,)}, seeds=1), tmp_path, share=first)
+
+
+def test_another_number_of_processes_goes_on(whole, tmp_path):
+    assert sweep.train(tiny(), tmp_path, share=Share(1, 3)) is None
+    trained = []
+    rows = sweep.train(tiny(), tmp_path, lambda job, row: trained.append(row["run"]))
+    assert len(set(trained)) == 4 and without_time(rows) == without_time(whole[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
 def test_a_part_that_does_not_fit_is_halved(whole, monkeypatch):
@@ -176,7 +176,7 @@ def test_programs_share_what_differs_in_values_only():
 def test_tied_fields_make_other_grids_than_rectangles():
     jobs = sweep.plan(tiny({("model.n_layers", "task.list_len"): ((2, 3), (3, 2))}, seeds=1))
     assert [(job.cell.setup.model.n_layers, job.cell.setup.task.list_len) for job in jobs] == [(2, 3), (3, 2)]
-    assert all(job.cell.setup.train.max_retries == 1 for job in jobs)
+    assert all(job.cell.setup.train.max_attempts == 1 for job in jobs)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_tied_fields_make_other_grids_than_rectangles():
 )
 def test_a_wrong_sweep_is_refused(config, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
-        sweep.run(config, tmp_path)
+        sweep.train(config, tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -208,7 +208,7 @@ def test_results_of_another_sweep_stay(whole, tmp_path, other):
     path = tmp_path / "results.csv"
     path.write_text(whole[1].read_text())
     with pytest.raises(ValueError, match="another sweep"):
-        sweep.run(other, tmp_path)
+        sweep.train(other, tmp_path)
     assert path.read_text() == whole[1].read_text()
 
 
@@ -216,7 +216,7 @@ def test_results_of_another_sweep_stay(whole, tmp_path, other):
 def test_a_table_that_is_not_results(tmp_path, text):
     (tmp_path / "results.csv").write_text(text)
     with pytest.raises(ValueError, match="not the results of a sweep"):
-        sweep.run(tiny(), tmp_path)
+        sweep.train(tiny(), tmp_path)
     with pytest.raises(FileNotFoundError):
         read_results(tmp_path / "nothing.csv")
 
@@ -225,7 +225,7 @@ def test_columns_of_another_version(whole, tmp_path):
     path = tmp_path / "results.csv"
     path.write_text("run,seed,accuracy,transition_step\n")
     with pytest.raises(ValueError, match="other columns"):
-        sweep.run(tiny(), tmp_path)
+        sweep.train(tiny(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -360,27 +360,14 @@ def test_estimates_grow_with_what_costs():
 
 def test_gradient_noise_has_the_stated_scale():
     gradient = {"a": jnp.full((300, 300), 0.5), "b": jnp.zeros(7)}
-    noisy = training.add_noise(gradient, 3.0, jax.random.key(0))
+    noisy = add_noise(gradient, 3.0, jax.random.key(0))
     noise = np.asarray(noisy["a"] - gradient["a"])
     assert abs(noise.std() / (3.0 * 0.5) - 1) < 0.02 and abs(noise.mean()) < 0.02
     assert np.all(noisy["b"] == 0)
 
 
-def test_mirrored_batches_are_resampled_ones_in_either_order():
-    train, key = jnp.arange(40).reshape(20, 2), jax.random.key(0)
-
-    def batch(recipe, part=0, n_parts=1):
-        return np.asarray(training_batch(recipe, None, 16, key, 3, train, part, n_parts))
-
-    plain, mirrored = batch("resample"), batch("mirrored")
-    turned = (plain != mirrored).any(1)
-    assert 0 < turned.sum() < 16
-    np.testing.assert_array_equal(np.where(turned[:, None], plain[:, ::-1], plain), mirrored)
-    np.testing.assert_array_equal(np.concatenate([batch("mirrored", i, 4) for i in range(4)]), mirrored)
-
-
 def test_gradient_noise_is_another_run(whole, tmp_path):
-    rows = sweep.run(tiny({"train.gradient_noise": (0.0, 1.0)}, seeds=1), tmp_path)
+    rows = sweep.train(tiny({"train.gradient_noise": (0.0, 1.0)}, seeds=1), tmp_path)
     assert rows[0]["weights_sha256"] == whole[0][0]["weights_sha256"] != rows[1]["weights_sha256"]
 
 

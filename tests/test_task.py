@@ -105,6 +105,11 @@ def test_tokens():
     np.testing.assert_array_equal(got, [[3, 4, 5, 11, 10, 10, 10], [0, 0, 9, 11, 10, 10, 10]])
 
 
+def test_no_digit_is_taken_for_a_token():
+    with pytest.raises(ValueError, match="digits must lie in 0 … 9, got 0 … 11"):
+        tokens(np.array([[0, 11]]), n_digits=10)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -16,6 +16,7 @@ import numpy as np
 
 from orderscale_jax.config import Setup, check_config, model_config, task_config, train_config
 from orderscale_jax.errors import UserError
+from orderscale_jax.files import plain
 from orderscale_jax.task import Split, make_split
 from orderscale_jax.training.devices import CompiledTraining, memory, place, start_runs, try_runs_again
 from orderscale_jax.training.run import Run, attempts_left
@@ -180,12 +181,3 @@ def result(runs: Run, i: int) -> Result:
         transition_step=transition if transition >= 0 else None,
         params=jax.tree.map(lambda x: np.asarray(x[i]), runs.best_params),
     )
-
-
-def plain(value):
-    """An array as JSON can hold it; what is not a number becomes None."""
-    value = np.asarray(value)
-    if value.ndim:
-        return [plain(entry) for entry in value]
-    value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
