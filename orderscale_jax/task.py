@@ -132,8 +132,6 @@ def torch_randperm(n: int, seed: int) -> np.ndarray:
     same = partner[by_partner[1:]] == partner[by_partner[:-1]]
     permuted = partner.copy()  # a place that no exchange has touched holds its own number
     permuted[by_partner[1:][same]] = origin[by_partner[:-1][same]]
-    own = partner == turns
-    permuted[own] = origin[own]
     return permuted
 
 

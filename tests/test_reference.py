@@ -18,7 +18,8 @@ import pytest
 from flax import nnx
 
 from orderscale_jax import task
-from orderscale_jax.analysis.results import results
+from orderscale_jax.analysis.results import tabulate
+from orderscale_jax.analysis.study import study_model
 from orderscale_jax.checkpoint import from_named_arrays, named_arrays
 from orderscale_jax.config import Setup, TrainConfig
 from orderscale_jax.convert import from_torch, read_arrays
@@ -110,9 +111,8 @@ def test_the_torch_file_holds_the_same_model(case):
 
 
 def test_every_number_of_the_file(case):
-    ours = results(
-        case.model,
-        case.lists,
+    ours = tabulate(
+        study_model(case.model, case.lists),
         name=case.name,
         n_train=len(case.split.train),
         n_val_total=len(case.split.validation),

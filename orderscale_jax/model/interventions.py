@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orderscale_jax.model.transformer import ListTransformer
 
 MODES = ("renormalize", "zero")  # what becomes of the rest of a row in which an edge is cut
-SMALLEST_ROW_SUM = 1e-12  # of what is left of a cut row; a row with less is not scaled all the way up
+SMALLEST_ROW_SUM = 1e-12  # as published: a cut row with less left than this counts as nearly emptied
 
 
 @jax.tree_util.register_dataclass
