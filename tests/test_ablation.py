@@ -9,10 +9,8 @@ import pytest
 from conftest import random_model
 from flax import nnx
 
-from orderscale_jax import scales
-from orderscale_jax.analysis import ablation
-from orderscale_jax.analysis.ablation import MODES, ablate_edges
-from orderscale_jax.model import Interventions, ModelConfig, cut
+from orderscale_jax.analysis import ablate_edges, ablation
+from orderscale_jax.model import MODES, Interventions, ModelConfig, cut, scales
 
 N_LISTS = 41
 TOLERANCE = 0.02
@@ -87,7 +85,7 @@ def test_one_pass_is_a_loop(model, mode):
     assert_is_loop(found, model, lists, mode)
     if model.config.n_layers > 1:
         assert len(np.unique(found.accuracies)) > 3  # so that something was tested
-    if mode == "zero" and scales.pays(model.config):
+    if mode == "zero" and scales.is_faster(model.config):
         assert bool(found.critical) == (model.config.n_layers > 1)
 
 
@@ -106,7 +104,7 @@ def test_the_residual_form_serves_plain_models_too(mode, monkeypatch):
     model = gentle_model(MODELS["scales, two layers"])
     lists = some_lists(model.config, 23)  # a number of lists that nothing was compiled for
     expected = ablate_edges(model, lists, mode, tolerance=TOLERANCE)
-    monkeypatch.setattr(scales, "pays", lambda config: False)
+    monkeypatch.setattr(scales, "is_faster", lambda config: False)
     monkeypatch.setattr(ablation, "CHUNK_BYTES", 4 * 5 * 8 * 3 * 10)  # ten lists at a time
     monkeypatch.setattr(ablation, "_evaluate", jax.jit(_evaluate_anew, static_argnums=(0, 3, 4)))
     found = ablate_edges(model, lists, mode, tolerance=TOLERANCE)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from orderscale_jax import analysis, metrics
+from orderscale_jax import analysis, formatting
 from orderscale_jax.analysis import circuit, difference, exchange, observation, separability
-from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, keep_weights
+from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, keep_weights, metrics
 
 TWO_LAYERS = ModelConfig(n_layers=2, d_model=8, list_len=2, n_digits=5)
 VARIANT = ModelConfig(
@@ -117,12 +118,21 @@ def test_joint_ablation_is_the_cut_model(variant, mode, head):
     assert nothing.outcome.loss == pytest.approx(variant.loss, rel=1e-5)
 
 
+def test_edges_can_be_given_by_name(variant):
+    edges, names = [(0, 3, 1), (1, 6, 4)], ["L0 SEP<-d2", "L1 o3<-o1"]
+    of_edges, of_names = analysis.ablate_jointly(variant, edges), analysis.ablate_jointly(variant, names)
+    assert of_names.edges == of_edges.edges == tuple(edges)
+    assert of_names.outcome.loss == of_edges.outcome.loss
+    with pytest.raises(ValueError, match="edge 'L0 o3<-o1' does not exist"):
+        analysis.ablate_jointly(variant, ["L0 o3<-o1"])
+
+
 def test_joint_ablation_refuses_what_does_not_exist(two_layers):
     with pytest.raises(ValueError, match="does not exist"):
         analysis.ablate_jointly(two_layers, [(0, 4, 3)])
     with pytest.raises(ValueError, match="head 1 does not exist"):
         analysis.ablate_jointly(two_layers, [(1, 4, 3)], head=1)
-    with pytest.raises(ValueError, match="'renormalize' or 'zero'"):
+    with pytest.raises(ValueError, match="mode must be one of renormalize, zero"):
         analysis.ablate_jointly(two_layers, [(1, 4, 3)], mode="both")
 
 
@@ -213,16 +223,16 @@ def test_closed_form_is_the_model(two_layers):
 
 
 def test_what_the_closed_form_does_not_describe(variant):
-    with pytest.raises(ValueError, match="this model has lists of 3 instead of 2, 2 heads") as error:
+    with pytest.raises(ValueError, match="this model has lists of 3 digits, 2 heads") as error:
         analysis.closed_form(variant)
     assert all(word in str(error.value) for word in ("a learned W_O", "LayerNorm", "biases"))
     assert "W_V" not in str(error.value)
     for analyse in (analysis.decompose_difference, analysis.exchange_in_closed_form):
-        with pytest.raises(ValueError, match="closed form needs two layers"):
+        with pytest.raises(ValueError, match="describe models of two layers"):
             analyse(variant)
     assert analysis.misfits(TWO_LAYERS) == ()
     others = dataclasses.replace(TWO_LAYERS, n_layers=3, learn_wv=True, mlp=True)
-    assert analysis.misfits(others) == ("3 layers instead of 2", "a learned W_V", "an MLP")
+    assert analysis.misfits(others) == ("3 layers", "a learned W_V", "an MLP")
 
 
 def test_terms_sum_to_the_difference(two_layers):
@@ -345,9 +355,52 @@ def test_parameter_counts():
     assert {p.name for p in learned if not p.trainable} == {f"blocks.{i}.attn.W_V" for i in range(2)}
 
 
+def printables(value):
+    """Everything printable in a result, itself included."""
+    if isinstance(value, Printable):
+        yield value
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    for entry in value.values() if isinstance(value, dict) else value if type(value) in (tuple, list) else ():
+        yield from printables(entry)
+
+
+SHORTEST = ModelConfig(n_layers=1, d_model=4, list_len=1, n_digits=3)
+
+
+@pytest.mark.parametrize("config", [TWO_LAYERS, VARIANT, SHORTEST], ids=["two layers", "variant", "shortest"])
+def test_every_result_prints_short_and_has_a_table(config):
+    study = analysis.study_model(make_model(config), all_lists(config)[:12])
+    found = list(printables(study))
+    kinds = {type(result).__name__ for result in found}
+    assert {"Study", "Observation", "EdgeAblation", "LogitLens", "ParameterOverview"} <= kinds
+    if config is TWO_LAYERS:
+        assert {"JointAblation", "OutputErrors", "Exchange", "Difference", "Separability"} <= kinds
+    for result in [*found, *analysis.output_errors(study.observation.lists, study.observation)]:
+        text, table = repr(result), result.table()
+        assert text.startswith(type(result).__name__ + "(") and text.endswith(")")
+        assert len(text) < 1000 and text.count("\n") < 8 and max(map(len, text.splitlines())) <= 110
+        assert table.strip() and "array(" not in text + table and "nan" not in table
+    joint = analysis.ablate_jointly(study.observation, study.observation.graph.edges)
+    assert all(study.observation.graph.label(edge) in joint.table() for edge in joint.edges)
+
+
+def test_the_table_of_an_edge_ablation_has_a_line_per_edge(two_layers):
+    found = analysis.ablate_edges(two_layers.model, two_layers.lists, "zero")
+    assert found.accuracy == two_layers.accuracy  # the same to the bit, so that tables agree
+    assert (found.graph, repr(found).count("bool[13]")) == (two_layers.graph, 1)
+    lines = found.table().splitlines()
+    assert len(lines) == 1 + 13 + 2
+    for edge, live, line in zip(found.edges, found.live, lines[1:], strict=False):
+        kind = "critical" if edge in found.critical else "live" if live else "dead"
+        assert line.startswith(found.graph.label(edge)) and line.endswith(kind)
+        assert formatting.percent(found.accuracies[found.edges.index(edge)]) in line
+        assert formatting.points(found.deltas[found.edges.index(edge)], 2) in line
+    assert formatting.percent(found.accuracy) in lines[-2]
+    assert formatting.percent(found.accuracy_without_non_critical) in lines[-1]
+
+
 def test_every_analysis_that_can_serves_any_model(variant):
-    shortest = observe(ModelConfig(n_layers=1, d_model=4, list_len=1, n_digits=3))
-    for observed in (variant, shortest):
+    for observed in (variant, observe(SHORTEST)):
         n = observed.graph.list_len
         assert analysis.attention_statistics(observed).alpha.shape[-1] == n
         assert len(analysis.sep_attention(observed).pairs) == n * (n - 1) // 2

@@ -12,32 +12,9 @@ from matplotlib.collections import PathCollection
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from orderscale_jax import figures
-from orderscale_jax.analysis.attention import AttentionStatistics, SepAttention
-from orderscale_jax.analysis.difference import Difference
-from orderscale_jax.analysis.errors import ListErrors
-from orderscale_jax.figures.style import signed
+from orderscale_jax.analysis import AttentionStatistics, Difference, EdgeAblation, ListErrors, SepAttention
+from orderscale_jax.formatting import signed
 from orderscale_jax.graph import Edge, Graph
-
-
-@dataclasses.dataclass(frozen=True)
-class Ablation:
-    """Stands for `EdgeAblation`, so that these tests need no model."""
-
-    edges: tuple[Edge, ...]
-    live: np.ndarray
-    accuracies: np.ndarray
-    accuracy: float = 0.95
-    tolerance: float = 0.01
-    mode: str = "renormalize"
-    head: int | None = None
-
-    @property
-    def deltas(self):
-        return self.accuracies - self.accuracy
-
-    @property
-    def critical(self):
-        return tuple(e for e, d in zip(self.edges, self.deltas, strict=True) if d < -self.tolerance)
 
 
 def make_flow(list_len, n_layers, *, n_heads=1, share_critical=1.0, head=None, **kwargs):
@@ -54,7 +31,8 @@ def make_flow(list_len, n_layers, *, n_heads=1, share_critical=1.0, head=None, *
     patterns /= np.maximum(patterns.sum(-1, keepdims=True), 1e-9)
     lens = random.randint(0, 102, (n_layers + 1, positions))
     lens[-1, -1], lens[0, 0] = 101, 100
-    ablation = Ablation(graph.edges, live, accuracies, head=head)
+    of_outputs = np.repeat(accuracies[:, None], list_len, 1)
+    ablation = EdgeAblation("zero", head, graph.edges, live, 0.95, accuracies, of_outputs, 0.01, 0.95)
     return figures.Flow("A model", ablation, patterns, lens, 100, **kwargs)
 
 
@@ -146,7 +124,7 @@ def test_patterns_that_do_not_fit_the_lens_are_refused():
 
 
 def test_labels_without_room_are_left_off_and_counted(monkeypatch):
-    monkeypatch.setattr("orderscale_jax.figures.panel.WIDEST_COLUMN", 10.0)
+    monkeypatch.setattr("orderscale_jax.figures.flow_layout.WIDEST_COLUMN", 10.0)
     flow = make_flow(6, 2)
     figure = figures.information_flow(flow)
     assert overlapping(figure) == []

@@ -1,7 +1,6 @@
 """The report: keys, sentences and verdicts follow the numbers, and the page stands alone."""
 
 import copy
-import importlib
 import json
 import re
 import subprocess
@@ -13,15 +12,20 @@ import pytest
 from conftest import SMALL, VARIANTS, random_model
 
 from orderscale_jax import report
-from orderscale_jax.analysis.ablation import EdgeAblation
-from orderscale_jax.analysis.results import structure_p_value
-from orderscale_jax.checkpoint import save_checkpoint
+from orderscale_jax.analysis import EdgeAblation, structure_p_value, study_model, tabulate
+from orderscale_jax.checkpoint import load_checkpoint, save_checkpoint
 from orderscale_jax.config import default_config, model_config, task_config
+from orderscale_jax.errors import UserError
 from orderscale_jax.figures import Curve
 from orderscale_jax.model import ModelConfig
-from orderscale_jax.report import published, statements
+from orderscale_jax.report import captions, claims
 from orderscale_jax.report.claims import FAILS, HOLDS, PARTLY, UNKNOWN
-from orderscale_jax.report.table import number_table
+from orderscale_jax.report.table import (
+    number_table,
+    published_checkpoints,
+    published_grid,
+    published_kind,
+)
 from orderscale_jax.task import make_split
 
 EVERYWHERE = {
@@ -78,15 +82,14 @@ def kind(request):
     config, applicable = request.param
     model = random_model(config)
     with pytest.MonkeyPatch.context() as patch:
-        module = importlib.import_module("orderscale_jax.report.study")  # the name is also a function's
-        patch.setattr(module, "ablate_edges", cheap_ablation)
-        found = report.study(model, lists_of(config))
-    return model, found, report.tabulate(found, name="small", n_train=80, n_val_total=50), applicable
+        patch.setattr("orderscale_jax.analysis.study.ablate_edges", cheap_ablation)
+        found = study_model(model, lists_of(config))
+    return model, found, tabulate(found, name="small", n_train=80, n_val_total=50), applicable
 
 
 @pytest.fixture
 def two_layer():
-    return copy.deepcopy(published.checkpoints()["two_layer"]) | {
+    return copy.deepcopy(published_checkpoints()["two_layer"]) | {
         "variant": {"mlp": False, "frozen_heads": "shared"}
     }
 
@@ -121,19 +124,21 @@ def test_the_last_outputs_errors_have_the_published_names(kind):
 
 
 def test_the_page_is_complete_and_fetches_nothing(kind):
-    model, found, results, applicable = kind
+    _, found, results, applicable = kind
     images = dict.fromkeys(("information_flow", "ablation_zero", "attention_histograms"), PNG)
     if found.sep:
         images |= dict.fromkeys(("sep_attention", "wrong_lists"), PNG)
     if found.difference:
         images["difference_bars"] = PNG
-    text = report.page(model, results, found.parameters, images)
+    text = report.render_page(found, results, images)
     assert "default-src 'none'" in text
     assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", text)
     assert not re.search(r"url\(|@import", text)
     assert text.count("<img") == len(images) == text.count("data:image/png;base64,")
     assert ("orderscale-explorer" in text) == ("circuit" in applicable)
-    assert ("The explorer does not apply" in text) == ("circuit" not in applicable)
+    assert ("The explorer computes with the closed form, and the two equations" in text) == (
+        "circuit" not in applicable
+    )
     for why in results["not_applicable"].values():
         assert why in text
     for heading in ("Figures", "Explorer", "Numbers", "Edges", "The paper's claims", "The model"):
@@ -150,39 +155,39 @@ def test_only_figures_that_apply_are_drawn(kind):
 
 
 def test_sentences_change_with_the_numbers(two_layer):
-    assert "91.45\u00a0%" in statements.headline(two_layer)
-    flow = statements.information_flow(two_layer)
+    assert "91.45\u00a0%" in captions.headline(two_layer)
+    flow = captions.information_flow(two_layer)
     assert "5 can reach an output at all, and 5 are critical" in flow[0]
     assert "all that the model needs" in flow[1]
     two_layer["ablation"]["zero"]["accuracy_without_non_critical"] = 0.5
-    assert "not so together" in statements.information_flow(two_layer)[1]
+    assert "not so together" in captions.information_flow(two_layer)[1]
     two_layer["ablation"]["zero"]["critical"] = []
-    assert "none is critical" in statements.information_flow(two_layer)[0]
+    assert "none is critical" in captions.information_flow(two_layer)[0]
 
-    assert "same in the other mode" not in statements.ablation(two_layer, "zero")[1]
-    assert "carries information" in statements.attention(two_layer)[1]
+    assert "same in the other mode" not in captions.ablation(two_layer, "zero")[1]
+    assert "carries information" in captions.attention(two_layer)[1]
     two_layer["mean_pattern_accuracy"] = two_layer["val"]["accuracy"]
-    assert "does not depend" in statements.attention(two_layer)[1]
+    assert "does not depend" in captions.attention(two_layer)[1]
 
-    assert "gather where" in statements.sep_attention(two_layer)[1]
+    assert "gather where" in captions.sep_attention(two_layer)[1]
     two_layer["sep_attention"]["score_gap_mean_incorrect"] = 0.6
-    assert "no closer" in statements.sep_attention(two_layer)[1]
+    assert "no closer" in captions.sep_attention(two_layer)[1]
     two_layer["sep_attention"]["score_gap_mean_incorrect"] = None
-    assert "No list is wrong" in statements.sep_attention(two_layer)[0]
+    assert "No list is wrong" in captions.sep_attention(two_layer)[0]
 
-    assert "finds no structure" in statements.wrong_lists(two_layer)[1]
+    assert "finds no structure" in captions.wrong_lists(two_layer)[1]
     two_layer["wrong_lists"]["structure_p_value"] = 1e-5
-    assert "not lie at random" in statements.wrong_lists(two_layer)[1]
+    assert "not lie at random" in captions.wrong_lists(two_layer)[1]
     two_layer["wrong_lists"]["lists"] = 0
-    assert "nothing to see" in statements.wrong_lists(two_layer)[1]
+    assert "nothing to see" in captions.wrong_lists(two_layer)[1]
 
-    assert "11.62 below" in statements.difference(two_layer)[0]
+    assert "11.62 below" in captions.difference(two_layer)[0]
     two_layer["logit_difference"]["base_l_o1"] = 3.0
-    assert "3.00 above" in statements.difference(two_layer)[0]
-    assert "a plane separates" in statements.separability(two_layer | _separable(True))[0]
-    assert "no plane separates" in statements.separability(two_layer | _separable(False))[0]
-    assert "never passed" in statements.training([Curve("a", [1], [0.5])])[1]
-    assert "step 7" in statements.training([Curve("a", [5, 7], [0.5, 0.9])])[1]
+    assert "3.00 above" in captions.difference(two_layer)[0]
+    assert "a plane separates" in captions.separability(two_layer | _separable(True))[0]
+    assert "no plane separates" in captions.separability(two_layer | _separable(False))[0]
+    assert "never passed" in captions.training([Curve("a", [1], [0.5])])[1]
+    assert "step 7" in captions.training([Curve("a", [5, 7], [0.5, 0.9])])[1]
 
 
 def _separable(is_so):
@@ -190,8 +195,8 @@ def _separable(is_so):
 
 
 def test_claims_of_the_published_checkpoints():
-    both = published.checkpoints()
-    made = report.claims(both["two_layer"], both["three_layer"], both)
+    both = published_checkpoints()
+    made = report.judge_claims(both, both)
     assert all(claim.verdict == claim.published_verdict for claim in made)
     verdicts = [claim.verdict for claim in made]
     assert UNKNOWN not in verdicts
@@ -199,13 +204,13 @@ def test_claims_of_the_published_checkpoints():
     assert len(failing) == 3
     assert "as printed" in failing[0] and "parameters" in failing[1] and "parameters" in failing[2]
     partly = [claim.paper for claim in made if claim.verdict == PARTLY]
-    assert partly[0] == "92.2 %" and "reversed" in partly
+    assert partly[0] == "92.2\u00a0%" and "reversed" in partly
     assert len([claim for claim in made if claim.model == "three_layer"]) == 5
 
 
 def test_verdicts_follow_our_numbers(two_layer):
     def verdict(part):
-        return next(c.verdict for c in report.claims(two_layer, None) if part in c.statement)
+        return next(c.verdict for c in report.judge_claims({"two_layer": two_layer}) if part in c.statement)
 
     assert verdict("most of the task") == PARTLY
     two_layer["val"]["accuracy"] = 0.925
@@ -222,36 +227,104 @@ def test_verdicts_follow_our_numbers(two_layer):
     assert verdict("separable") == UNKNOWN
 
 
+def test_only_a_missing_number_is_not_measured(two_layer, monkeypatch):
+    """An error in a rule itself is an error, and not a claim that was not measured."""
+
+    def rules(measure):
+        monkeypatch.setattr(claims, "_rules", lambda model: [claims._Rule("claim", "–", "rule", measure)])
+
+    rules(lambda results: (results["val"]["accuracy"], results["val"]["no such key"]))
+    (claim,) = report.judge_claims({"two_layer": two_layer})
+    assert (claim.ours, claim.verdict, claim.published) == ("–", UNKNOWN, None)
+    rules(lambda results: (results["val"]["accuracy"] + "%", HOLDS))
+    with pytest.raises(TypeError):
+        report.judge_claims({"two_layer": two_layer})
+    rules(lambda results: ({}[results["n_digits"]], HOLDS))
+    with pytest.raises(KeyError):
+        report.judge_claims({"two_layer": two_layer})
+
+
+def test_the_papers_numbers_are_those_of_its_table():
+    made = report.judge_claims(published_checkpoints())
+    texts = {claim.paper.replace("\u00a0", " ") for claim in made}
+    assert texts >= {"92.2 %", "100 %", "falls to 45 %", "83.9 % to 99.45 %", "92,288", "125,056", "5 arrows"}
+    assert any("L0 SEP←d1 −50.9, L0 SEP←d2 −41.0" in text for text in texts)
+
+
 def test_claims_as_text_keep_to_the_width(two_layer):
-    text = report.claims_text(report.claims(two_layer, None), width=100)
+    text = report.claims_text(report.judge_claims({"two_layer": two_layer}), width=100)
     assert max(map(len, text.splitlines())) <= 100
     assert "published" not in text.splitlines()[0] and "Three layers" not in text
-    with_published = report.claims(two_layer, None, published.checkpoints())
+    with_published = report.judge_claims({"two_layer": two_layer}, published_checkpoints())
     assert "published" in report.claims_text(with_published).splitlines()[0]
     assert {claim.model for claim in with_published} == {"two_layer", "three_layer"}
 
 
 def test_published_numbers_stand_beside_the_same_architecture_only(two_layer):
-    assert published.kind(two_layer) == "two_layer"
-    assert published.grid(two_layer)["runs"] == 60
+    assert published_kind(two_layer) == "two_layer"
+    assert published_grid(two_layer)["runs"] == 60
     answers = dict(number_table(two_layer))["How good it is"]
     assert (answers[0].ours, answers[0].checkpoint, answers[0].paper) == tuple(
         f"{x}\u00a0%" for x in ("91.45", "91.45", "92.2")
     )
     two_layer["config"]["use_bias"] = True
-    assert published.kind(two_layer) is None
-    assert published.grid(two_layer)["runs_above_0_9"] == 4
+    assert published_kind(two_layer) is None
+    assert published_grid(two_layer)["runs_above_0_9"] == 4
     assert dict(number_table(two_layer))["How good it is"][0].checkpoint == "–"
     two_layer["config"]["d_model"] = 24
-    assert published.grid(two_layer) is None
+    assert published_grid(two_layer) is None
 
 
 def test_structure_is_found_where_there_is_some():
-    config, lists = ModelConfig(n_digits=20), np.indices((20, 20)).reshape(2, -1).T
+    lists = np.indices((20, 20)).reshape(2, -1).T
     random = np.random.RandomState(0).rand(400) < 0.5
-    assert structure_p_value(lists, random, config) > 0.01
-    assert structure_p_value(lists, (lists[:, 0] < 8) ^ (random & (lists[:, 1] > 3)), config) < 1e-4
-    assert np.isnan(structure_p_value(lists, np.arange(400) < 3, config))
+    assert structure_p_value(lists, random, 20) > 0.01
+    assert structure_p_value(lists, (lists[:, 0] < 8) ^ (random & (lists[:, 1] > 3)), 20) < 1e-4
+    assert np.isnan(structure_p_value(lists, np.arange(400) < 3, 20))
+
+
+def write_log(workdir, *lines):
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / "metrics.jsonl").write_text(text)
+    return workdir / "checkpoint"
+
+
+def validation(seed, attempt, step, accuracy, loss=1.0):
+    return {"seed": seed, "attempt": attempt, "step": step, "val_accuracy": accuracy, "val_loss": loss}
+
+
+def test_the_training_caption_agrees_with_the_summary(tmp_path):
+    """Steps are those of the attempt; the attempt is named where there were several."""
+    first = [validation(3, 1, 200, 0.5), validation(3, 1, 400, 0.6)]
+    second = [validation(3, 2, 200, 0.8), validation(3, 2, 400, 0.91), validation(3, 2, 600, 0.91)]
+    once = report.read_history(write_log(tmp_path, *first))
+    assert [curve.label for curve in once] == ["seed 3"]
+    assert captions.training(once)[0].endswith("60\u00a0%, was met after 400 steps.")
+    twice = report.read_history(write_log(tmp_path, *first, *second))
+    assert [curve.label for curve in twice] == ["attempt 1", "attempt 2"]
+    said = captions.training(twice)
+    assert said[0].startswith("2 attempts at training are on record")
+    assert said[0].endswith("91\u00a0%, was met after 400 steps of attempt 2.")
+    assert said[1] == "It broke through 75\u00a0% at step 200."
+    among_others = write_log(tmp_path, *first, *second, validation(4, 1, 200, 0.7))
+    labels = [curve.label for curve in report.read_history(among_others)]
+    assert labels == ["seed 3, attempt 1", "seed 3, attempt 2", "seed 4"]
+    assert [curve.label for curve in report.read_history(among_others, seed=4)] == ["seed 4"]
+
+
+@pytest.mark.parametrize("damage", ["{}", "not JSON", '{"seed": 3, "att', "[]", "3"])
+def test_a_damaged_log_is_refused(tmp_path, damage):
+    checkpoint = write_log(tmp_path, validation(3, 1, 200, 0.5))
+    with open(tmp_path / "metrics.jsonl", "a") as log:
+        log.write(damage + "\n")
+    with pytest.raises(UserError, match="not the log of a training run: line 2"):
+        report.read_history(checkpoint)
+
+
+def test_there_is_no_history_without_a_log(tmp_path):
+    assert report.read_history(tmp_path / "checkpoint") == ()
+    write_log(tmp_path, validation(3, 1, 200, 0.5))
+    assert report.read_history(tmp_path / "weights") == ()
 
 
 def small_checkpoint(path):
@@ -267,19 +340,15 @@ def launcher():
     return analyze
 
 
-def test_the_launcher_writes_everything(launcher, tmp_path):
+def test_a_report_is_a_folder(tmp_path):
     small_checkpoint(tmp_path / "run" / "checkpoint")
-    lines = [
-        {"seed": 3, "attempt": 0, "step": 10 * i, "val_accuracy": i / 4, "val_loss": 1.0} for i in range(4)
-    ]
-    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    history = report.read_history(tmp_path / "run" / "checkpoint")
+    lines = [validation(3, 1, 10 * i, i / 4, None if i == 2 else 1.0) for i in range(4)]
+    history = report.read_history(write_log(tmp_path / "run", *lines))
     assert (history[0].label, list(history[0].steps)) == ("seed 3", [0, 10, 20, 30])
-    model, config, name = launcher._load(str(tmp_path / "run" / "checkpoint"))
-    assert name == "run"
+    model, config = load_checkpoint(tmp_path / "run" / "checkpoint")
     split = make_split(task_config(config))
-    found = report.study(model, split.validation[:4])
-    results = report.write_report(tmp_path / "out", found, split, name=name, history=history)
+    found = study_model(model, split.validation[:4])
+    results = report.write_report(tmp_path / "out", found, split, name="run", history=history)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"results.json", "report.html", "figures"}
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
@@ -295,9 +364,6 @@ def test_the_launcher_says_what_it_cannot_load(launcher, tmp_path):
         launcher._load(str(tmp_path / "model.pt"))
     with pytest.raises(ValueError, match="is not a checkpoint"):
         launcher._load(str(tmp_path / "empty"))
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match="not the log of a training run"):
-        report.read_history(tmp_path / "checkpoint")
 
 
 def test_a_missing_checkpoint_is_one_line_and_leaves_nothing(tmp_path):

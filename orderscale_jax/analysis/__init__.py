@@ -11,7 +11,7 @@ from orderscale_jax.analysis.attention import (
     attention_statistics,
     sep_attention,
 )
-from orderscale_jax.analysis.circuit import ClosedForm, closed_form, misfits, why_not
+from orderscale_jax.analysis.circuit import ClosedForm, closed_form, misfits, why_no_equations
 from orderscale_jax.analysis.difference import Difference, decompose_difference
 from orderscale_jax.analysis.errors import (
     ListErrors,
@@ -74,5 +74,5 @@ __all__ = [
     "structure_p_value",
     "study_model",
     "tabulate",
-    "why_not",
+    "why_no_equations",
 ]

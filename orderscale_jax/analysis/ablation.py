@@ -128,7 +128,7 @@ def ablate_edges(
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
-    """How many lists each output has right: intact [n], every live edge cut [E, n], all non-critical ones [n]."""
+    """Lists right of each output: intact [n], every live edge cut [E, n], all non-critical ones cut [n]."""
     model = nnx.merge(graphdef, params)
     config, renormalize = model.config, mode == "renormalize"
     n_edges = len(config.graph.live_edges)
@@ -147,7 +147,7 @@ def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
         weights = jnp.asarray(keep_weights(config, (), head=head))
         for i, edge in enumerate(config.graph.live_edges):
             weights *= jnp.where(is_critical[i], 1.0, keep_weights(config, [edge], head=head))
-        return metrics.is_correct(model(lists, Interventions(weights, renormalize)), lists).sum(0)
+        return _count(model(lists, Interventions(weights, renormalize)), lists)
 
     rest = jax.lax.cond(is_critical.all(), lambda: intact, together)
     return intact, cut, rest
@@ -160,9 +160,7 @@ def _in_scales(model: ListTransformer, lists, renormalize: bool, keeps):
     """
     graph, table = model.config.graph, LogitTable(model)
 
-    def one_chunk(chunk):
-        """Correct outputs [K, n], counted, of b lists of which some may be padding."""
-        lists, is_list = chunk
+    def one_chunk(lists):
         rows = table.rows(lists)
 
         def one(keep):
@@ -172,50 +170,53 @@ def _in_scales(model: ListTransformer, lists, renormalize: bool, keeps):
             for output in graph.outputs:
                 logits = table.logits(residuals.final(output), rows)
                 logits = jnp.broadcast_to(logits, (len(lists), table.width))
-                correct = metrics.is_correct(logits, lists[:, output - graph.sep - 1])
-                counts.append((correct & is_list).sum())
+                counts.append(_count(logits, lists[:, output - graph.sep - 1]))
             return jnp.stack(counts)
 
         return jax.vmap(one)(keeps)
 
-    size = min(len(lists), max(1, CHUNK_BYTES // (4 * table.width * len(keeps))))
-    padding = -len(lists) % size
-    padded = jnp.pad(lists, ((0, padding), (0, 0)))
-    chunks = (
-        padded.reshape(-1, size, lists.shape[1]),
-        (jnp.arange(len(padded)) < len(lists)).reshape(-1, size),
-    )
-    return jax.lax.map(one_chunk, chunks).sum(0)
+    return _sum_over_chunks(one_chunk, lists, 4 * table.width * len(keeps))
 
 
 def _cut_residuals(model: ListTransformer, lists, renormalize: bool, head: int | None):
     """Lists right (intact [n], cut [E, n]) for any model, sharing every layer before the cut one."""
     config, edges = model.config, model.config.graph.live_edges
     by_layer = {layer: [e for e in edges if e.layer == layer] for layer in range(config.n_layers)}
-    per_list = 4 * config.n_positions * config.d_model * max(1, *map(len, by_layer.values()))
 
-    def correct(outputs, lists):
+    def count(outputs, lists):
         logits = jnp.broadcast_to(model.logits(outputs), (*lists.shape, config.d_vocab))
-        return metrics.is_correct(logits, lists)
+        return _count(logits, lists)
 
     def one_chunk(lists):
-        """Correct outputs [1+E, b, n] of a chunk of b lists."""
-        stations, found = model.stations(lists), []
+        """Lists right [1+E, n]."""
+        stations, counts = model.stations(lists), []
         for layer, cuts in by_layer.items():
 
             def finish(keep, stations=stations, layer=layer):
                 *_, outputs = model.layers(stations, Pass(Interventions(keep, renormalize)), first=layer)
-                return correct(outputs, lists)
+                return count(outputs, lists)
 
             if cuts:
                 keeps = jnp.stack([keep_weights(config, [edge], head=head) for edge in cuts])
-                found.append(jax.vmap(finish)(keeps))
+                counts.append(jax.vmap(finish)(keeps))
             stations = model.layers(stations, Pass(), first=layer, last=layer + 1)
-        return jnp.concatenate([correct(stations[2], lists)[None], *found])
+        return jnp.concatenate([count(stations[2], lists)[None], *counts])
 
-    size = min(len(lists), max(1, CHUNK_BYTES // per_list))
-    padding = -len(lists) % size
-    padded = jnp.pad(lists, ((0, padding), (0, 0)), constant_values=-1)  # of no list: never correct
-    flags = jax.lax.map(one_chunk, padded.reshape(-1, size, lists.shape[1]))
-    counts = (flags & (padded >= 0).reshape(-1, 1, size, lists.shape[1])).sum((0, 2))
+    most = max(1, *map(len, by_layer.values()))
+    counts = _sum_over_chunks(one_chunk, lists, 4 * config.n_positions * config.d_model * most)
     return counts[0], counts[1:]
+
+
+def _sum_over_chunks(one_chunk, lists, bytes_per_list: int):
+    """The sum of `one_chunk(lists [b, n])` over chunks that take CHUNK_BYTES at most.
+
+    The last chunk is filled up with digits of -1, which `_count` leaves out.
+    """
+    size = min(len(lists), max(1, CHUNK_BYTES // bytes_per_list))
+    padded = jnp.pad(lists, ((0, -len(lists) % size), (0, 0)), constant_values=-1)
+    return jax.lax.map(one_chunk, padded.reshape(-1, size, lists.shape[1])).sum(0)
+
+
+def _count(logits, targets):
+    """How many of B targets [B, ...] are right; a target of -1 stands for none."""
+    return (metrics.is_correct(logits, targets) & (targets >= 0)).sum(0)

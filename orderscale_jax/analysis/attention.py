@@ -11,6 +11,7 @@ from orderscale_jax.analysis.observation import Observation, intervene
 from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import columns, number, percent
+from orderscale_jax.graph import Edge, Graph
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -29,14 +30,18 @@ class AttentionStatistics(Printable):
     alpha: np.ndarray
     beta: np.ndarray
 
+    @property
+    def reads(self) -> dict[Edge, np.ndarray]:
+        """Every alpha, then every beta: [B, H] by edge."""
+        n, last = self.alpha.shape[-1], len(self.mean_pattern) - 1
+        alphas = {Edge(0, n, i): self.alpha[..., i] for i in range(n)}
+        return alphas | {Edge(last, 2 * n, n + i): self.beta[..., i] for i in range(n)}
+
     def table(self) -> str:
         """Mean and standard deviation of every alpha and beta, and the accuracy with mean patterns."""
-        n, last = self.alpha.shape[-1], len(self.mean_pattern) - 1
-        sources = ["SEP", *(f"o{i}" for i in range(1, n))]
-        reads = {f"alpha: L0 SEP<-d{i + 1}": self.alpha[..., i] for i in range(n)}
-        reads |= {f"beta: L{last} o{n}<-{source}": self.beta[..., i] for i, source in enumerate(sources)}
+        graph = Graph(self.alpha.shape[-1], len(self.mean_pattern))
         rows = [("attention, over lists and heads", "mean", "deviation")]
-        rows += [(name, number(x.mean(), 4), number(x.std(), 4)) for name, x in reads.items()]
+        rows += [(graph.label(e), number(x.mean(), 4), number(x.std(), 4)) for e, x in self.reads.items()]
         return columns([*rows, ("outputs right with mean patterns", percent(self.mean_pattern_accuracy))])
 
 

@@ -26,8 +26,8 @@ from orderscale_jax.formatting import count, enumerate_words
 from orderscale_jax.model import ModelConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class Circuit:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Circuit(Printable):
     """The symbols of the equations for B lists, in float64.
 
     Attributes:
@@ -72,7 +72,7 @@ def misfits(config: ModelConfig) -> tuple[str, ...]:
     return (*(what for what, differs in shape.items() if differs), *config.variants)
 
 
-def why_not(config: ModelConfig) -> str | None:
+def why_no_equations(config: ModelConfig) -> str | None:
     """Why the equations do not describe a model, in a sentence; None if they do."""
     if not (found := misfits(config)):
         return None
@@ -89,7 +89,7 @@ def circuits(observation: Observation) -> Iterator[Circuit]:
       UserError: the model is not of the kind that the equations describe.
     """
     model = observation.model
-    if reason := why_not(model.config):
+    if reason := why_no_equations(model.config):
         raise UserError(reason)
     arrays = (model.embed.W_E, model.pos_embed.W_pos, model.unembed.W_U)
     E, P, U = (np.asarray(array[...], np.float64) for array in arrays)

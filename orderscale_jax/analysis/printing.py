@@ -48,11 +48,12 @@ def _brief(value: Any) -> str:
         return significant(value)
     if hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
-    if isinstance(value, dict) and len(value) <= MOST_SHOWN:
-        return "{" + ", ".join(f"{key}: {_brief(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, (tuple, list, dict)):
-        kinds = {type(entry).__name__ for entry in value}
-        return f"{len(value)} x {kinds.pop()}" if len(kinds) == 1 else f"{len(value)} entries"
+        entries = list(value.values() if isinstance(value, dict) else value)
+        kinds = {type(entry).__name__ for entry in entries}
+        if isinstance(value, dict) and len(entries) <= MOST_SHOWN and "str" not in kinds:
+            return "{" + ", ".join(f"{key}: {_brief(entry)}" for key, entry in value.items()) + "}"
+        return f"{len(entries)} x {kinds.pop()}" if len(kinds) == 1 else f"{len(entries)} entries"
     return type(value).__name__
 
 

@@ -91,9 +91,10 @@ def tabulate(
 
 def _config(config: ModelConfig) -> dict[str, Any]:
     """A model's shape and variant under the published keys."""
-    same = ("d_model", "n_layers", "n_heads", "d_vocab", "list_len")
-    return {name: getattr(config, name) for name in same} | {
+    same = {name: getattr(config, name) for name in ("d_model", "n_layers", "n_heads", "d_vocab")}
+    return same | {
         "n_ctx": config.n_positions,
+        "list_len": config.list_len,
         "attn_only": not config.mlp,
         "use_ln": config.layer_norm,
         "use_bias": config.bias,
@@ -164,15 +165,13 @@ def _separability(separability: Separability) -> dict[str, Any]:
 
 def _sep_attention(found: Study) -> dict[str, Any]:
     """Means over heads and pairs of digits; with one head and n = 2 there is one of each."""
-    sep, statistics = found.sep, found.attention
-    n = found.observation.graph.list_len
+    sep, graph = found.sep, found.observation.graph
     out = {
         "score_gap_mean_correct": sep.gap_correct.mean(),
         "score_gap_mean_incorrect": sep.gap_incorrect.mean(),
     }
-    sources = ["sep", *(f"o{i}" for i in range(1, n))]
-    weights = {f"alpha_d{i + 1}": statistics.alpha[:, :, i] for i in range(n)}
-    weights |= {f"beta_o{n}_{source}": statistics.beta[:, :, i] for i, source in enumerate(sources)}
-    for name, values in weights.items():
+    for edge, values in found.attention.reads.items():
+        query, key = graph.names[edge.query], graph.names[edge.key].lower()
+        name = f"alpha_{key}" if query == "SEP" else f"beta_{query}_{key}"
         out |= {f"{name}_mean": values.mean(dtype=np.float64), f"{name}_std": values.std(dtype=np.float64)}
     return out

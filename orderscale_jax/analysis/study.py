@@ -13,7 +13,7 @@ from orderscale_jax.analysis.attention import (
     attention_statistics,
     sep_attention,
 )
-from orderscale_jax.analysis.circuit import ClosedForm, closed_form, why_not
+from orderscale_jax.analysis.circuit import ClosedForm, closed_form, why_no_equations
 from orderscale_jax.analysis.difference import Difference, decompose_difference
 from orderscale_jax.analysis.errors import ListErrors, list_errors
 from orderscale_jax.analysis.exchange import Exchange, exchange_in_closed_form, exchange_in_model
@@ -85,30 +85,30 @@ def study_model(model: ListTransformer, lists: np.ndarray) -> Study:
     Raises:
       UserError: no lists, or lists that do not fit the model.
     """
-    observation = observe(model, lists)
-    graph, missing = observation.graph, _not_applicable(model.config)
+    seen = observe(model, lists)
+    graph, missing = seen.graph, _not_applicable(model.config)
     moderating = moderating_edges(graph)
     dead = [edge for edge in graph.edges if not graph.is_live(edge) and graph.carries(edge)]
 
     def unless_missing(key: str, analyse):
-        return None if key in missing else analyse(observation)
+        return None if key in missing else analyse(seen)
 
     def cut_together(edges):
-        return {mode: ablate_jointly(observation, edges, mode) for mode in MODES} if moderating else {}
+        return {mode: ablate_jointly(seen, edges, mode) for mode in MODES} if moderating else {}
 
     return Study(
-        observation=observation,
+        observation=seen,
         parameters=parameter_overview(model),
-        ablations={mode: ablate_edges(model, observation.lists, mode) for mode in MODES},
-        attention=attention_statistics(observation),
-        lens=logit_lens(observation),
-        errors=list_errors(observation.lists, observation),
+        ablations={mode: ablate_edges(model, seen.lists, mode) for mode in MODES},
+        attention=attention_statistics(seen),
+        lens=logit_lens(seen),
+        errors=list_errors(seen.lists, seen),
         sep=unless_missing("sep_attention", sep_attention),
         moderation=cut_together(moderating),
         notebook=cut_together([*dead, *moderating]),
         exchange=unless_missing("alpha_swap_full_model", exchange_in_model),
         separability=unless_missing("separability", separate_outputs),
-        reconstruction=reconstruct_from_positions(observation),
+        reconstruction=reconstruct_from_positions(seen),
         closed_form=unless_missing("circuit", closed_form),
         difference=unless_missing("logit_difference", decompose_difference),
         exchange_closed_form=unless_missing("alpha_swap", exchange_in_closed_form),
@@ -126,7 +126,7 @@ def moderating_edges(graph: Graph) -> list[Edge]:
 def _not_applicable(config: ModelConfig) -> dict[str, str]:
     reasons = {}
     of_order = ("alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook")
-    if reason := why_not(config):
+    if reason := why_no_equations(config):
         why = f"{reason[0].upper()}{reason[1:]}."
         reasons |= dict.fromkeys(("circuit", "logit_difference", "alpha_swap"), why)
     if config.list_len == 1:

@@ -14,8 +14,9 @@ from importlib import resources
 
 import numpy as np
 
+from orderscale_jax.analysis import why_no_equations
 from orderscale_jax.errors import UserError
-from orderscale_jax.model import ListTransformer, ModelConfig
+from orderscale_jax.model import ListTransformer
 from orderscale_jax.task import check_lists
 
 
@@ -25,15 +26,15 @@ def explorer_html(model: ListTransformer, *, examples=None) -> str:
     Its script defines `window.orderscaleExplorer.compute(state)`, the function behind the page.
 
     Args:
-      model: two layers, lists of two digits, one head, frozen projections, no LayerNorm, biases or MLP.
+      model: one that the two equations describe (`analysis.misfits`).
       examples: a few lists [B, 2] that the reader can jump to; the page opens with the first.
 
     Raises:
-      UserError: the closed form does not hold for this model (the message says why), a weight is
-        not finite, or an example is no list of the model.
+      UserError: there is no explorer for this model (`why_no_explorer`), or an example is no list of it.
     """
+    if reason := why_no_explorer(model):
+        raise UserError(reason)
     config = model.config
-    _check_applies(config)
     if examples is None:
         examples = [[config.n_digits // 2, config.n_digits // 5]]
     examples = check_lists(examples, config.list_len, config.n_digits)
@@ -48,24 +49,13 @@ def explorer_html(model: ListTransformer, *, examples=None) -> str:
     return page.substitute(parts, data=json.dumps(data), largest_digit=config.n_digits - 1)
 
 
-def _check_applies(config: ModelConfig) -> None:
-    """UserError naming everything about `config` for which the closed form does not hold."""
-    differences = [
-        what
-        for what, differs in (
-            (f"it has {config.n_layers} layers, not 2", config.n_layers != 2),
-            (f"its lists have {config.list_len} digits, not 2", config.list_len != 2),
-            (f"it has {config.n_heads} heads, not 1", config.n_heads != 1),
-            ("it has LayerNorm", config.layer_norm),
-            ("it has biases", config.bias),
-            ("it has an MLP", config.mlp),
-            ("its value projection is learned", config.learn_wv),
-            ("its output projection is learned", config.learn_wo),
-        )
-        if differs
-    ]
-    if differences:
-        raise UserError("the explorer does not apply to this model: " + ", ".join(differences))
+def why_no_explorer(model: ListTransformer) -> str | None:
+    """Why the page cannot compute what `model` would, as a sentence's end; None if it can."""
+    if reason := why_no_equations(model.config):
+        return f"the explorer computes with the closed form, and {reason}"
+    if not all(np.isfinite(table).all() for table in _tables(model).values()):
+        return "the explorer cannot show this model: some of its weights are not finite numbers"
+    return None
 
 
 def _tables(model: ListTransformer) -> dict[str, np.ndarray]:
@@ -92,16 +82,13 @@ def _tables(model: ListTransformer) -> dict[str, np.ndarray]:
     digits = E[: config.n_digits] + P[:2, None]  # [2, N, D]
     sep = E[config.sep_token] + P[2]
     o1, o2 = E[config.mask_token] + P[3:]
-    tables = {
+    return {
         "embedding_logits": E @ U,
         "position_logits": P @ U,
         "sep_scores": np.stack([scores(0, sep, x) for x in digits]),
         "o2_digit_scores": np.stack([scores(1, o2, x) for x in digits]),
         "o2_scores": scores(1, o2, np.stack([sep, o1])),
     }
-    if not all(np.isfinite(table).all() for table in tables.values()):
-        raise UserError("the explorer cannot show this model: some of its weights are not finite numbers")
-    return tables
 
 
 def _base64(table: np.ndarray) -> str:

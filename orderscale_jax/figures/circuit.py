@@ -9,6 +9,7 @@ from orderscale_jax.analysis import AttentionStatistics, Difference
 from orderscale_jax.analysis.difference import TERMS
 from orderscale_jax.figures import style
 from orderscale_jax.formatting import signed
+from orderscale_jax.graph import position_names
 
 BINS = np.linspace(0, 1, 41)  # of attention
 MOST_COLUMNS = 4
@@ -60,23 +61,19 @@ def attention_histograms(statistics: AttentionStatistics) -> Figure:
     Source: paper, section 4 and its figure of attention histograms.
     """
     n_lists, n_heads, n = statistics.alpha.shape
-    last = len(statistics.mean_pattern) - 1
     columns = min(n, MOST_COLUMNS)
     rows_each = -(-n // columns)
-    sources = ["SEP", *(f"o{i}" for i in range(1, n))]
-    subscripts = ["s", *sources[1:]]
-    alphas = [rf"$\alpha_{{{i + 1}}}$: SEP ← d{i + 1}" for i in range(n)]
-    betas = [rf"$\beta_{{{below}}}$: o{n} ← {of}" for below, of in zip(subscripts, sources, strict=True)]
-    panels = [(title, 0, statistics.alpha[:, :, i]) for i, title in enumerate(alphas)]
-    panels += [(title, last, statistics.beta[:, :, i]) for i, title in enumerate(betas)]
+    names = position_names(n)
 
     width = style.COLUMN if columns <= 2 else style.PAGE
     figure = Figure(figsize=(width, 1.35 * 2 * rows_each + 0.2 * (n_heads > 1)), layout="constrained")
     grid = figure.subplots(2 * rows_each, columns, sharex=True, sharey="row", squeeze=False)
     for axes in grid.flat:
         axes.set_visible(False)
-    for k, (title, layer, weights) in enumerate(panels):
+    for k, (edge, weights) in enumerate(statistics.reads.items()):
         block, i = divmod(k, n)
+        of = names[edge.key].replace("SEP", "s") if block else i + 1
+        title = rf"$\{('alpha', 'beta')[block]}_{{{of}}}$: {names[edge.query]} ← {names[edge.key]}"
         axes = grid[block * rows_each + i // columns, i % columns]
         axes.set_visible(True)
         _histogram(axes, weights)
@@ -84,7 +81,7 @@ def attention_histograms(statistics: AttentionStatistics) -> Figure:
         if n_heads == 1:
             spread = f"mean {weights.mean():.3f}, sd {weights.std():.3f}"
             axes.text(0, 1.03, spread, transform=axes.transAxes, color=style.GREY, va="bottom")
-        axes.set_xlabel(f"attention in layer {layer}")
+        axes.set_xlabel(f"attention in layer {edge.layer}")
         axes.tick_params(labelbottom=True)
         if i % columns == 0:
             axes.set_ylabel(f"of {n_lists:,} lists")

@@ -1,28 +1,19 @@
 """What was found about one model, in a form to hand on: results.json, figures, a page, claims."""
 
-from orderscale_jax.analysis.results import results, split_sizes, tabulate
-from orderscale_jax.analysis.study import Study, study
-from orderscale_jax.report.claims import Claim, claims, claims_text
-from orderscale_jax.report.page import page
-from orderscale_jax.report.pictures import draw, flow, read_history
-from orderscale_jax.report.published import kind
-from orderscale_jax.report.table import number_text
-from orderscale_jax.report.write import write_report
+from orderscale_jax.report.claims import Claim, claims_text, judge_claims
+from orderscale_jax.report.page import render_page
+from orderscale_jax.report.table import number_text, published_kind
+from orderscale_jax.report.write import draw, flow, read_history, write_report
 
 __all__ = [
     "Claim",
-    "Study",
-    "claims",
     "claims_text",
     "draw",
     "flow",
-    "kind",
+    "judge_claims",
     "number_text",
-    "page",
+    "published_kind",
     "read_history",
-    "results",
-    "split_sizes",
-    "study",
-    "tabulate",
+    "render_page",
     "write_report",
 ]

@@ -5,24 +5,17 @@ Every function takes `results` and gives the sentences that hold for those numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from orderscale_jax.figures.training import TRANSITION, Curve
-from orderscale_jax.formatting import count, edge_label, enumerate_words, number, percent, points
-from orderscale_jax.graph import Edge, Graph
-from orderscale_jax.report.published import PAPER_MODE
+from orderscale_jax.analysis.difference import TERMS
+from orderscale_jax.config import TRANSITION_ACCURACY
+from orderscale_jax.figures import Curve
+from orderscale_jax.formatting import MODE_WORDS, count, edge_label, enumerate_words, number, percent, points
+from orderscale_jax.graph import Edge, Graph, position_names
+from orderscale_jax.model import MODES
+from orderscale_jax.report.table import PAPER_MODE, Results, edge_changes
 
-Results = Mapping[str, Any]
 SMALL = 0.01  # of accuracy; a smaller change is called none
-TERMS = {
-    "P_o2": "P_o2",
-    "neg_beta_sep_P_o1": "−βₛ P_o1",
-    "neg_beta_o1_alpha1_D1": "−βₒ₁ α₁ D1",
-    "neg_beta_o1_alpha2_D2": "−βₒ₁ α₂ D2",
-    "neg_beta_o1_S": "−βₒ₁ S",
-    "beta_o1_E_mask": "βₒ₁ E_MASK",
-}
 
 
 def graph_of(results: Results) -> Graph:
@@ -60,14 +53,16 @@ def description(results: Results) -> str:
     )
     if has and lacks:
         parts.append(f"It has no {' or '.join(lacks)}.")
-    n = results["list_len"]
-    parts.append(
-        f"It reads a list of {count(n, 'digit')} between 0 and {results['n_digits'] - 1}, packs "
-        f"{'it' if n == 1 else 'them'} into one token, SEP, and writes the "
-        f"{'digit' if n == 1 else 'digits'} down again{'' if n == 1 else ', in order'}; the outputs see "
-        f"nothing but SEP{'' if n == 1 else ' and the outputs before them'}."
-    )
-    return " ".join(parts)
+    n, largest = results["list_len"], results["n_digits"] - 1
+    reads = f"It reads a list of {count(n, 'digit')} between 0 and {largest}, packs "
+    if n == 1:
+        reads += "it into one token, SEP, and writes the digit down again; the outputs see nothing but SEP."
+    else:
+        reads += (
+            "them into one token, SEP, and writes the digits down again, in order; the outputs see nothing "
+            "but SEP and the outputs before them."
+        )
+    return " ".join([*parts, reads])
 
 
 def information_flow(results: Results) -> list[str]:
@@ -78,44 +73,36 @@ def information_flow(results: Results) -> list[str]:
     within = f"{tolerance:g} point{'' if tolerance == 1 else 's'} of accuracy"
     first = f"Of {count(len(graph.edges), 'edge')}, {live} can reach an output at all, and "
     if critical:
-        are = "is" if len(critical) == 1 else "are"
+        changes, are = edge_changes(ablation["edges"]), "is" if len(critical) == 1 else "are"
+        dearest = min(critical, key=changes.get)
         first += f"{len(critical)} {are} critical: cutting one costs more than {within}."
+        first += f" The costliest is {edge_label(graph, dearest)}, at {points(changes[dearest])} points."
     else:
         first += f"none is critical: cutting any one alone costs at most {within}."
-    if critical:
-        changes = {_edge(entry): entry["delta"] for entry in ablation["edges"]}
-        dearest = min(critical, key=changes.get)
-        first += f" The costliest is {edge_label(graph, dearest)}, at {points(changes[dearest])} points."
     rest, intact = ablation["accuracy_without_non_critical"], results["val"]["accuracy"]
     which = "every other edge" if critical else "every edge"
     second = f"With {which} cut at once accuracy is {percent(rest)}, intact it is {percent(intact)}: "
     if rest < intact - SMALL:
-        second += "edges that seem dispensable one at a time are not so together."
-    elif critical:
-        second += "the critical edges are all that the model needs."
-    else:
-        second += "attention carries nothing that accuracy depends on."
-    return [first, second]
+        return [first, f"{second}edges that seem dispensable one at a time are not so together."]
+    if critical:
+        return [first, f"{second}the critical edges are all that the model needs."]
+    return [first, f"{second}attention carries nothing that accuracy depends on."]
 
 
 def ablation(results: Results, mode: str) -> list[str]:
-    graph, entries = graph_of(results), results["ablation"][mode]["edges"]
-    other = {"renormalize": "zero", "zero": "renormalize"}[mode]
-    how = {
-        "renormalize": "the rest of its row is rescaled to sum 1",
-        "zero": "the rest of its row is left as it was",
-    }[mode]
-    changed = sorted((e for e in entries if e["delta"] < -SMALL), key=lambda e: e["delta"])
-    if changed:
-        worst = [f"{edge_label(graph, _edge(e))} ({points(e['delta'])})" for e in changed[:3]]
-        first = f"When an edge is cut and {how}, accuracy falls most for {enumerate_words(worst)}, in points."
+    graph, changes = graph_of(results), edge_changes(results["ablation"][mode]["edges"])
+    (other,) = set(MODES) - {mode}
+    edges = sorted(changes, key=changes.get)
+    worst = [f"{edge_label(graph, e)} ({points(changes[e])})" for e in edges[:3] if changes[e] < -SMALL]
+    first = f"When an edge is cut and its {MODE_WORDS[mode]}, "
+    if worst:
+        first += f"accuracy falls most for {enumerate_words(worst)}, in points."
     else:
-        first = f"When an edge is cut and {how}, no edge costs a whole point of accuracy."
-    gains = [e for e in entries if e["delta"] > SMALL]
-    if gains:
-        best = max(gains, key=lambda e: e["delta"])
-        first += f" Cutting {edge_label(graph, _edge(best))} even raises it, by {points(best['delta'])}."
-    here, there = (_critical(results, m) for m in (mode, other))
+        first += "no edge costs a whole point of accuracy."
+    best = max(edges, key=changes.get)
+    if changes[best] > SMALL:
+        first += f" Cutting {edge_label(graph, best)} even raises it, by {points(changes[best])}."
+    here, there = ({Edge(*e) for e in results["ablation"][m]["critical"]} for m in (mode, other))
     if not here | there:
         return [first, "No edge is critical in either mode."]
     if here == there:
@@ -139,25 +126,18 @@ def attention(results: Results) -> list[str]:
     over = " (mean over heads)" if len(mean[0]) > 1 else ""
     first = f"On average SEP gives {enumerate_words(alphas)} in layer 0{over}"
     if last > 0:
-        sources = ["SEP", *(f"o{i}" for i in range(1, n))]
-        betas = [f"{average(last, 2 * n, n + i):.3f} to {name}" for i, name in enumerate(sources)]
+        sources = range(n, 2 * n)
+        betas = [f"{average(last, 2 * n, key):.3f} to {position_names(n)[key]}" for key in sources]
         first += f", and o{n} gives {enumerate_words(betas)} in layer {last}"
     first += "."
-    spread = results.get("sep_attention")
-    if spread:
-        deviation = spread["alpha_d1_std"]
-        first += f" From list to list SEP's share for d1 varies with a standard deviation of {deviation:.3f}."
-    lost = results["val"]["accuracy"] - results["mean_pattern_accuracy"]
-    second = (
-        f"With every pattern replaced by its mean, accuracy is {percent(results['mean_pattern_accuracy'])}"
-    )
-    if lost > SMALL:
-        second += (
-            f", {100 * lost:.1f} points less: how attention differs from list to list carries information."
-        )
-    else:
-        second += ": accuracy does not depend on how attention differs from list to list."
-    return [first, second]
+    if spread := results.get("sep_attention"):
+        deviation = f"a standard deviation of {spread['alpha_d1_std']:.3f}"
+        first += f" From list to list SEP's share for d1 varies with {deviation}."
+    mean, differs = results["mean_pattern_accuracy"], "how attention differs from list to list"
+    second = f"With every pattern replaced by its mean, accuracy is {percent(mean)}"
+    if (lost := results["val"]["accuracy"] - mean) > SMALL:
+        return [first, f"{second}, {100 * lost:.1f} points less: {differs} carries information."]
+    return [first, f"{second}: accuracy does not depend on {differs}."]
 
 
 def sep_attention(results: Results) -> list[str]:
@@ -177,31 +157,24 @@ def sep_attention(results: Results) -> list[str]:
         f"that do not{averaged}."
     )
     if wrong <= right / 2:
-        second = (
-            "Wrong lists gather where SEP attends to the digits alike, as if order were a matter of scale."
-        )
+        second = "gather where SEP attends to the digits alike, as if order were a matter of scale."
     elif wrong < right:
-        second = "Wrong lists lie somewhat closer to equal attention, but do not gather there."
+        second = "lie somewhat closer to equal attention, but do not gather there."
     else:
-        second = (
-            "Wrong lists lie no closer to equal attention than right ones: the model does not fail there."
-        )
-    return [first, second]
+        second = "lie no closer to equal attention than right ones: the model does not fail there."
+    return [first, f"Wrong lists {second}"]
 
 
 def difference(results: Results) -> list[str]:
     found, swap = results["logit_difference"], results["alpha_swap_full_model"]
     base, final = found["base_l_o1"], found["final"]
     if base is None:
-        return [
-            "No list has two different digits.",
-            "So there is no difference of their logits to take apart.",
-        ]
+        return ["No list has two different digits.", "So their logits have no difference to take apart."]
     name, value = max(found["terms"].items(), key=lambda term: abs(term[1]))
+    before, after = (f"{number(abs(x))} {'below' if x < 0 else 'above'}" for x in (base, final))
     first = (
-        f"In o1 the logit of d2 lies {number(abs(base))} {'below' if base < 0 else 'above'} that of d1; six "
-        f"terms bring it to {number(abs(final))} {'below' if final < 0 else 'above'} in o2, the largest "
-        f"being {TERMS[name]} with {number(value)}."
+        f"In o1 the logit of d2 lies {before} that of d1; six terms bring it to {after} in o2, the largest "
+        f"being {TERMS[name].text} with {number(value)}."
     )
     unchanged = found["o2_accuracy_alpha_unchanged"]
     second = (
@@ -221,15 +194,13 @@ def wrong_lists(results: Results) -> list[str]:
     each = [f"o{i + 1} in {amount:,}" for i, amount in enumerate(found["by_output"])]
     are = "is" if found["lists"] == 1 else "are"
     first = f"{found['lists']:,} of {count(used, 'list')} {are} wrong: {enumerate_words(each)}."
-    p = found["structure_p_value"]
+    p, test = found["structure_p_value"], "chi-squared test on 4 x 4 cells of the plane"
     if p is None:
         second = "There are too few wrong or too few right lists to say whether they lie in special places."
     elif p > 0.01:
-        second = f"A chi-squared test on 4 x 4 cells of the plane finds no structure (p = {p:.2g})."
+        second = f"A {test} finds no structure (p = {p:.2g})."
     else:
-        second = (
-            f"They do not lie at random: a chi-squared test on 4 x 4 cells of the plane gives p = {p:.1g}."
-        )
+        second = f"They do not lie at random: a {test} gives p = {p:.1g}."
     return [first, second]
 
 
@@ -238,32 +209,30 @@ def training(history: Sequence[Curve]) -> list[str]:
     best = max(history, key=lambda curve: max(curve.accuracy))
     reached = max(best.accuracy)
     step = best.steps[list(best.accuracy).index(reached)]
+    several = len(history) > 1
     first = (
-        f"{count(len(history), 'attempt')} at training {'is' if len(history) == 1 else 'are'} on record; the "
-        f"best accuracy, {percent(reached)}, was met after {count(int(step), 'step')}."
+        f"{count(len(history), 'attempt')} at training {'are' if several else 'is'} on record; the best "
+        f"accuracy, {percent(reached)}, was met after {count(int(step), 'step')}"
+        f"{f' of {best.label}' if several else ''}."
     )
-    at = best.transition
+    through, at = percent(TRANSITION_ACCURACY), best.transition
     if at is None:
-        second = f"It never passed {percent(TRANSITION)}, so it has not broken through."
-    else:
-        second = f"It broke through {percent(TRANSITION)} at step {int(best.steps[at]):,}."
-    return [first, second]
+        return [first, f"It never passed {through}, so it has not broken through."]
+    return [first, f"It broke through {through} at step {int(best.steps[at]):,}."]
 
 
 def separability(results: Results) -> list[str]:
     found, span = results["separability"], results["position_span"]
     n = results["list_len"]
     which = "o1 and o2" if n == 2 else "neighbouring outputs"
+    first = "Projected on the position vectors, "
     if found["separable"]:
         margin = f", with a margin of {found['margin']:.3f}" if found["margin"] is not None else ""
-        first = (
-            f"Projected on the position vectors, a plane separates the residuals of {which} in every "
-            f"list{margin}."
-        )
+        first += f"a plane separates the residuals of {which} in every list{margin}."
     else:
-        first = (
-            f"Projected on the position vectors, no plane separates the residuals of {which}; the best found "
-            f"has {percent(found['accuracy'])} of them on the right side."
+        first += (
+            f"no plane separates the residuals of {which}; the best found has {percent(found['accuracy'])} "
+            "of them on the right side."
         )
     second = (
         f"Kept only as far as it lies in the span of the position vectors, the residual spells "
@@ -278,14 +247,6 @@ def _lists(results: Results) -> str:
     drawn = ", drawn at random," if results["n_train"] is None else ""
     every = f"the {count(total, 'validation list')}{drawn}".rstrip(",")
     return every if used == total else f"the first {used:,} of {total:,} validation lists"
-
-
-def _edge(entry: Mapping[str, Any]) -> Edge:
-    return Edge(entry["layer"], entry["query"], entry["key"])
-
-
-def _critical(results: Results, mode: str) -> set[Edge]:
-    return {Edge(*edge) for edge in results["ablation"][mode]["critical"]}
 
 
 def _labels(graph: Graph, edges) -> str:

@@ -1,16 +1,68 @@
-"""The numbers of one model beside the published checkpoint's and the paper's."""
+"""The numbers of one model beside the published ones, and where each of those comes from.
+
+Three sources, which do not always agree:
+
+- The paper: its text and the labels of its Figure 1 (which were typed in by hand).
+- The two published checkpoints, evaluated by the code published with them (version 0.2.0, PyTorch on
+  CPU) on the validation split: `published_checkpoints.json`, in the form of `tabulate`. What that code
+  does not compute (`parameters`, `wrong_lists`, `position_span`) is this library's on the same weights,
+  and what follows from it (alpha_2 = 1 - alpha_1, beta_o1 = 1 - beta_s) is filled in.
+- The authors' grids of runs, lists drawn on the fly: `published_grids.csv`, a line per architecture.
+"""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Mapping
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
 from typing import Any
 
-from orderscale_jax.formatting import NONE, number, percent
-from orderscale_jax.report import published
-from orderscale_jax.report.statements import TERMS
+from orderscale_jax.analysis.difference import TERMS
+from orderscale_jax.formatting import MODE_WORDS, NONE, columns, number, percent
+from orderscale_jax.graph import Edge, position_names
+from orderscale_jax.model import MODES
 
-Path = tuple[str | int, ...]
+Results = Mapping[str, Any]
+
+DEFAULT_SHAPE = {"d_model": 64, "n_heads": 1, "d_vocab": 102, "list_len": 2, "attn_only": True}
+VARIANTS = ("use_ln", "use_bias", "use_wv", "use_wo")
+KINDS = {2: "two_layer", 3: "three_layer"}
+CHECKPOINT_NAMES = {"two_layer": "2layer_100dig_64d", "three_layer": "3layer_100dig_64d"}
+
+# By place in the results. The text's accuracy, mean-pattern accuracy and parameter counts; section 4's
+# intervention on alpha, with alpha_1 and alpha_2 as printed.
+PAPER: dict[str, dict[str, float]] = {
+    "two_layer": {
+        "val.accuracy": 0.922,
+        "mean_pattern_accuracy": 0.45,
+        "parameters.trainable": 92_288,
+        "logit_difference.o2_accuracy_alpha_unchanged": 0.839,
+        "logit_difference.o2_accuracy_alpha1_0_alpha2_1": 0.9945,
+    },
+    "three_layer": {"val.accuracy": 1.0, "parameters.trainable": 125_056},
+}
+
+# Figure 1's labels: by edge, the change of accuracy when it is cut in this mode.
+PAPER_MODE = "zero"
+PAPER_FIGURE_1: dict[str, dict[Edge, float]] = {
+    "two_layer": {
+        Edge(0, 2, 0): -0.509,
+        Edge(0, 2, 1): -0.410,
+        Edge(1, 3, 2): -0.489,
+        Edge(1, 4, 2): -0.500,
+        Edge(1, 4, 3): -0.230,
+    },
+    "three_layer": {
+        Edge(0, 2, 0): -0.040,
+        Edge(0, 2, 1): -0.495,
+        Edge(1, 2, 0): -0.496,
+        Edge(1, 4, 2): -0.496,
+        Edge(2, 3, 2): -0.497,
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,144 +75,154 @@ class Row:
     paper: str
 
 
-def number_table(results: Mapping[str, Any]) -> list[tuple[str, list[Row]]]:
+def number_table(results: Results) -> list[tuple[str, list[Row]]]:
     """Groups of rows, each with a heading; what `results` does not have is left out."""
-    kind = published.kind(results)
-    theirs = published.checkpoints().get(kind)
-    paper = published.PAPER.get(kind, {})
+    kind = published_kind(results)
+    theirs, paper = published_checkpoints().get(kind), PAPER.get(kind, {})
     table = []
-    for heading, entries in _groups(results["list_len"]):
+    for heading, entries in _groups(results["list_len"]).items():
         rows = []
-        for label, path, form in entries:
-            ours = published.lookup(results, path)
-            if ours is not None or published.lookup(results, path[:1]) is not None:
-                texts = (form(x) for x in (ours, published.lookup(theirs, path), paper.get(path)))
-                rows.append(Row(label, *texts))
+        for label, place, form in entries:
+            if place.partition(".")[0] in results:
+                values = (lookup(results, place), lookup(theirs, place), paper.get(place))
+                rows.append(Row(label, *(NONE if value is None else form(value) for value in values)))
         if rows:
             table.append((heading, rows))
     return table
 
 
-def number_text(results: Mapping[str, Any]) -> str:
+def number_text(results: Results) -> str:
     """`number_table` for a terminal."""
     rows = [("", "ours", "published checkpoint", "paper")]
     for heading, group in number_table(results):
-        rows.append((heading, "", "", ""))
+        rows.append((heading,))
         rows += [(f"  {row.label}", row.ours, row.checkpoint, row.paper) for row in group]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    first, *rest = widths
-    lines = (
-        row[0].ljust(first)
-        + "".join(f"  {cell.rjust(width)}" for cell, width in zip(row[1:], rest, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return columns(rows)
 
 
-def _groups(n: int) -> list[tuple[str, list[tuple[str, Path, Any]]]]:
-    """Headings with (label, place in `results`, form), for lists of n digits."""
-    answers = [
-        ("outputs right", ("val", "accuracy"), percent),
-        *((f"o{i + 1} right", ("val", "per_position_accuracy", i), percent) for i in range(n)),
-        ("lists entirely right", ("val", "sequence_accuracy"), percent),
-        ("loss, nats", ("val", "loss"), _plain),
-        ("trained parameters", ("parameters", "trainable"), _count),
-    ]
-    interventions = [("outputs right with mean patterns", ("mean_pattern_accuracy",), percent)]
-    moderation = []
+def published_kind(results: Results) -> str | None:
+    """`two_layer` or `three_layer` if a published checkpoint has the same architecture, else None."""
+    config = results["config"]
+    same = all(config[key] == value for key, value in DEFAULT_SHAPE.items())
+    return KINDS.get(config["n_layers"]) if same and not any(config[key] for key in VARIANTS) else None
+
+
+@functools.cache
+def published_checkpoints() -> dict[str, dict[str, Any]]:
+    """Results of the published checkpoints, `two_layer` and `three_layer`."""
+    return json.loads(_resource("published_checkpoints.json"))
+
+
+def published_grid(results: Results) -> dict[str, float] | None:
+    """The authors' runs of this very architecture: counts and accuracies, or None if there are none."""
+    config, variant = results["config"], results["variant"]
+    if variant["mlp"] or config["n_heads"] != 1:
+        return None
+    shape = {key: config[key] for key in ("list_len", "n_layers", "n_heads", "d_model")}
+    shape |= {"n_digits": results["n_digits"], "layer_norm": config["use_ln"], "bias": config["use_bias"]}
+    shape |= {"learn_wv": config["use_wv"], "learn_wo": config["use_wo"]}
+    for line in csv.DictReader(_resource("published_grids.csv").splitlines()):
+        if all(int(line[key]) == int(value) for key, value in shape.items()):
+            return {key: float(line[key]) for key in line if key not in shape}
+    return None
+
+
+def edge_changes(entries: Iterable[Mapping[str, Any]]) -> dict[Edge, float]:
+    """Change of accuracy by edge, of the `edges` of an ablation."""
+    return {Edge(e["layer"], e["query"], e["key"]): e["delta"] for e in entries}
+
+
+def lookup(results: Results | None, place: str) -> Any:
+    """What `results` holds at a place such as `val.accuracy`; None where something on the way is missing."""
+    value: Any = results
+    for key in place.split("."):
+        if value is None:
+            return None
+        value = value.get(key) if isinstance(value, Mapping) else value[int(key)]
+    return value
+
+
+def _groups(n: int) -> dict[str, list[tuple[str, str, Callable[[Any], str]]]]:
+    """By heading (label, place in the results, form), for lists of n digits."""
     last, sources = f"o{n}", "o1" if n == 2 else f"o1 … o{n - 1}"
-    for mode, how in (("renormalize", "row rescaled"), ("zero", "row as it was")):
-        place = ("ablation", mode)
+    interventions, moderation = [("outputs right with mean patterns", "mean_pattern_accuracy", percent)], {}
+    for mode in MODES:
+        how, place = MODE_WORDS[mode], f"ablation.{mode}"
+        rest = f"outputs right, all others cut, {how}"
         interventions += [
-            (f"critical edges, {how}", (*place, "critical"), _length),
-            (f"outputs right, all others cut, {how}", (*place, "accuracy_without_non_critical"), percent),
+            (f"critical edges, {how}", f"{place}.critical", lambda critical: str(len(critical))),
+            (rest, f"{place}.accuracy_without_non_critical", percent),
         ]
-        place = ("moderation_edge_ablation", mode)
-        entries = [
-            ("outputs right", (*place, "accuracy"), percent),
-            ("loss, nats", (*place, "loss"), _plain),
-            ("o1 wrong", (*place, "o1_wrong"), _count),
-            (f"{last} wrong", (*place, f"{last}_wrong"), _count),
-            (
-                f"{last} wrong, says what o1 says",
-                (*place, f"{last}_equals_o1_pred_given_{last}_wrong"),
-                percent,
-            ),
-            (f"{last} wrong, says d1", (*place, f"{last}_equals_d1_given_{last}_wrong"), percent),
-            (f"{last} wrong, o1 right", (*place, f"o1_correct_given_{last}_wrong"), percent),
+        wrong, place = f"{last} wrong", f"moderation_edge_ablation.{mode}"
+        moderation[f"With {last}←{sources} cut in the last layer, {how}"] = [
+            ("outputs right", f"{place}.accuracy", percent),
+            ("loss, nats", f"{place}.loss", _plain),
+            ("o1 wrong", f"{place}.o1_wrong", _count),
+            (wrong, f"{place}.{last}_wrong", _count),
+            (f"{wrong}, says what o1 says", f"{place}.{last}_equals_o1_pred_given_{last}_wrong", percent),
+            (f"{wrong}, says d1", f"{place}.{last}_equals_d1_given_{last}_wrong", percent),
+            (f"{wrong}, o1 right", f"{place}.o1_correct_given_{last}_wrong", percent),
         ]
-        moderation.append((f"With {last}←{sources} cut in the last layer, {how}", entries))
-    swap = [
-        ("o1 says d2", ("alpha_swap_full_model", "o1_is_d2"), percent),
-        ("o2 says d1", ("alpha_swap_full_model", "o2_is_d1"), percent),
-        ("both", ("alpha_swap_full_model", "both_reversed"), percent),
-        ("o1 says d2, in the equations", ("alpha_swap", "o1_predicts_d2"), percent),
-        ("o1 says d1, in the equations", ("alpha_swap", "o1_predicts_d1"), percent),
-    ]
+    shares = {f"alpha_d{i + 1}": f"α{i + 1}" for i in range(n)}
+    shares |= {f"beta_{last}_{x.lower()}": f"β of {x}" for x in position_names(n)[n : 2 * n]}
     attention = [
-        ("gap of SEP's scores, right lists", ("sep_attention", "score_gap_mean_correct"), _plain),
-        ("gap of SEP's scores, wrong lists", ("sep_attention", "score_gap_mean_incorrect"), _plain),
+        (f"{label}, {what}", f"sep_attention.{key}_{name}", _plain)
+        for key, label in shares.items()
+        for what, name in (("mean", "mean"), ("standard deviation", "std"))
     ]
-    shares = [(f"α{i + 1}", f"alpha_d{i + 1}") for i in range(n)] + [
-        (f"β of {source}", f"beta_o{n}_{source.lower()}")
-        for source in ("SEP", *(f"o{i}" for i in range(1, n)))
-    ]
-    for label, key in shares:
-        attention += [
-            (f"{label}, {what}", ("sep_attention", f"{key}_{name}"), _plain)
-            for what, name in (("mean", "mean"), ("standard deviation", "std"))
-        ]
-    difference = [
-        ("in l_o1", ("logit_difference", "base_l_o1"), number),
-        *((name, ("logit_difference", "terms", key), number) for key, name in TERMS.items()),
-        ("in l_o2", ("logit_difference", "final"), number),
-    ]
-    alpha = [
-        ("o2 right, α as it is", ("logit_difference", "o2_accuracy_alpha_unchanged"), percent),
-        ("o2 right, α₁ = 0, α₂ = 1", ("logit_difference", "o2_accuracy_alpha1_0_alpha2_1"), percent),
-        ("o2 right, α₁ = 1, α₂ = 0", ("logit_difference", "o2_accuracy_alpha1_1_alpha2_0"), percent),
-    ]
-    geometry = [
-        ("o1, o2: points on the right side of the plane", ("separability", "accuracy"), percent)
-        if n == 2
-        else ("outputs on the right side of the plane, worst pair", ("separability", "accuracy"), percent),
-        ("margin of the plane", ("separability", "margin"), _plain),
-        ("outputs right from the span of the positions", ("position_span", "accuracy"), percent),
-        (
-            "closed form: largest difference in o1's logits (ours in float64)",
-            ("circuit", "max_abs_diff_o1"),
-            _tiny,
-        ),
-        (
-            "closed form: largest difference in o2's logits (ours in float64)",
-            ("circuit", "max_abs_diff_o2"),
-            _tiny,
-        ),
-        ("closed form: outputs right", ("circuit", "reconstructed_accuracy"), percent),
-    ]
-    return [
-        ("How good it is", answers),
-        ("With patterns replaced and edges cut", interventions),
-        *moderation,
-        ("With α₁ and α₂ exchanged", swap),
-        ("Attention", attention),
-        ("Logit of d2 minus logit of d1", difference),
-        ("With α replaced in the difference", alpha),
-        ("Geometry", geometry),
-    ]
+    terms = [(term.text, f"logit_difference.terms.{key}", number) for key, term in TERMS.items()]
+    plane = "o1, o2: points on the right side of the plane"
+    plane = plane if n == 2 else "outputs on the right side of the plane, worst pair"
+    equations = "closed form: largest difference in {}'s logits (ours in float64)"
+    return {
+        "How good it is": [
+            ("outputs right", "val.accuracy", percent),
+            *((f"o{i + 1} right", f"val.per_position_accuracy.{i}", percent) for i in range(n)),
+            ("lists entirely right", "val.sequence_accuracy", percent),
+            ("loss, nats", "val.loss", _plain),
+            ("trained parameters", "parameters.trainable", _count),
+        ],
+        "With patterns replaced and edges cut": interventions,
+        **moderation,
+        "With α₁ and α₂ exchanged": [
+            ("o1 says d2", "alpha_swap_full_model.o1_is_d2", percent),
+            ("o2 says d1", "alpha_swap_full_model.o2_is_d1", percent),
+            ("both", "alpha_swap_full_model.both_reversed", percent),
+            ("o1 says d2, in the equations", "alpha_swap.o1_predicts_d2", percent),
+            ("o1 says d1, in the equations", "alpha_swap.o1_predicts_d1", percent),
+        ],
+        "Attention": [
+            ("gap of SEP's scores, right lists", "sep_attention.score_gap_mean_correct", _plain),
+            ("gap of SEP's scores, wrong lists", "sep_attention.score_gap_mean_incorrect", _plain),
+            *attention,
+        ],
+        "Logit of d2 minus logit of d1": [
+            ("in l_o1", "logit_difference.base_l_o1", number),
+            *terms,
+            ("in l_o2", "logit_difference.final", number),
+        ],
+        "With α replaced in the difference": [
+            ("o2 right, α as it is", "logit_difference.o2_accuracy_alpha_unchanged", percent),
+            ("o2 right, α₁ = 0, α₂ = 1", "logit_difference.o2_accuracy_alpha1_0_alpha2_1", percent),
+            ("o2 right, α₁ = 1, α₂ = 0", "logit_difference.o2_accuracy_alpha1_1_alpha2_0", percent),
+        ],
+        "Geometry": [
+            (plane, "separability.accuracy", percent),
+            ("margin of the plane", "separability.margin", _plain),
+            ("outputs right from the span of the positions", "position_span.accuracy", percent),
+            *((equations.format(o), f"circuit.max_abs_diff_{o}", "{:.1e}".format) for o in ("o1", "o2")),
+            ("closed form: outputs right", "circuit.reconstructed_accuracy", percent),
+        ],
+    }
 
 
-def _plain(value: float | None) -> str:
+def _plain(value: float) -> str:
     return number(value, 4)
 
 
-def _tiny(value: float | None) -> str:
-    return NONE if value is None else f"{value:.1e}"
+def _count(value: int) -> str:
+    return f"{value:,}"
 
 
-def _count(value: int | None) -> str:
-    return NONE if value is None else f"{value:,}"
-
-
-def _length(value: list | None) -> str:
-    return NONE if value is None else str(len(value))
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")

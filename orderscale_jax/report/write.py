@@ -1,23 +1,25 @@
-"""One call from a checkpoint to a folder of results, figures and a page."""
+"""From a study to a folder of results, figures and a page."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from matplotlib.figure import Figure
 
-from orderscale_jax import figures
-from orderscale_jax.analysis.results import split_sizes, tabulate
-from orderscale_jax.analysis.study import Study
-from orderscale_jax.report.page import page
-from orderscale_jax.report.pictures import draw
+from orderscale_jax import figures, files
+from orderscale_jax.analysis import Study, tabulate
+from orderscale_jax.errors import UserError
+from orderscale_jax.formatting import count
+from orderscale_jax.model import MODES
+from orderscale_jax.report.page import render_page
+from orderscale_jax.report.table import PAPER_MODE
 from orderscale_jax.task import Split
-from orderscale_jax.training.workdir import write_json
 
-N_EXAMPLES = 5  # lists that the explorer offers: the first right ones and the first wrong ones
+LOGGED = ("seed", "attempt", "step", "val_accuracy", "val_loss")  # what the log must say of a validation
 
 
 def write_report(
@@ -38,7 +40,7 @@ def write_report(
       found: the study, of all or the first of the split's validation lists.
       split: the lists there are.
       name: of the model, for the page and `results.json`.
-      history: the training run, if it is known.
+      history: the training run, if it is known (`read_history`).
 
     Returns:
       The results.
@@ -46,25 +48,86 @@ def write_report(
     Raises:
       OSError: `output` cannot be written.
     """
-    results = tabulate(found, name=name, **split_sizes(split))
-    drawn = draw(found, tuple(history))
-    output = Path(output)
-    images = {}
-    for title, figure in drawn.items():
+    n_train = None if split.train is None else len(split.train)
+    results = tabulate(found, name=name, n_train=n_train, n_val_total=len(split.validation))
+    output, images = Path(output), {}
+    for title, figure in draw(found, history).items():
         png, _ = figures.save(figure, output / "figures" / title)
         images[title] = png.read_bytes()
-    write_json(output / "results.json", results)
-    model = found.observation.model
-    text = page(model, results, found.parameters, images, history=history, examples=example_lists(found))
-    partial = output / ".report.html.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(output / "report.html")
+    files.write_json(output / "results.json", results)
+    files.write_text(output / "report.html", render_page(found, results, images, history=history))
     return results
 
 
-def example_lists(found: Study) -> np.ndarray:
-    """The first few lists, a wrong one among them if there is one."""
-    seen = found.observation
-    right, wrong = (np.flatnonzero(of)[:N_EXAMPLES] for of in (seen.list_correct, ~seen.list_correct))
-    chosen = np.concatenate([right[: N_EXAMPLES - min(len(wrong), 2)], wrong[:2]])
-    return seen.lists[chosen if len(chosen) else [0]]
+def draw(found: Study, history: Sequence[figures.Curve] = ()) -> dict[str, Figure]:
+    """Every figure that applies, by file name without suffix; `history` is the training run, if known."""
+    drawn = {"information_flow": figures.information_flow(flow(found))}
+    drawn |= {f"ablation_{mode}": figures.ablation_matrix(found.ablations[mode]) for mode in MODES}
+    drawn["attention_histograms"] = figures.attention_histograms(found.attention)
+    if found.sep:
+        drawn["sep_attention"] = figures.sep_attention_scores(found.sep)
+        drawn["wrong_lists"] = figures.wrong_lists(found.errors, found.observation.model.config.n_digits)
+    if found.difference:
+        drawn["difference_bars"] = figures.difference_bars(found.difference)
+    if history:
+        drawn["training_curves"] = figures.training_curves(*history)
+    return drawn
+
+
+def flow(found: Study) -> figures.Flow:
+    """A study's panel of the information flow (Figure 1), with its first list in the nodes."""
+    seen, lens = found.observation, found.lens
+    nodes = lens.predicted[0].copy()
+    nodes[0] = lens.embedding[0]  # as in the paper, the input column is without positions
+    layers = {1: "one layer", 2: "two layers", 3: "three layers"}
+    n_layers = seen.graph.n_layers
+    return figures.Flow(
+        title=layers.get(n_layers, count(n_layers, "layer")),
+        ablation=found.ablations[PAPER_MODE],
+        patterns=found.attention.mean_pattern,
+        lens=nodes,
+        n_digits=seen.model.config.n_digits,
+        patterns_of=f"mean over {count(len(seen.lists), 'list')}",
+        example=tuple(seen.lists[0].tolist()),
+    )
+
+
+def read_history(checkpoint: Path, seed: int | None = None) -> tuple[figures.Curve, ...]:
+    """The validations of the training that left `checkpoint`, a curve per attempt; none if unknown.
+
+    They stand in `metrics.jsonl` of the work directory, in which the checkpoint lies; of several runs
+    there, `seed` is the one that is meant. Steps are those of the attempt, as in `summary.json`.
+
+    Raises:
+      UserError: the log is damaged.
+    """
+    log = checkpoint.absolute().parent / "metrics.jsonl"
+    if checkpoint.name != "checkpoint" or not log.is_file():
+        return ()
+    attempts: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for number, text in enumerate(log.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        line = _validation(text)
+        if line is None:
+            raise UserError(
+                f"{log} is not the log of a training run: line {number} is no JSON object with "
+                f"{', '.join(LOGGED)}"
+            )
+        if seed is None or line["seed"] == seed:
+            attempts.setdefault((line["seed"], line["attempt"]), []).append(line)
+    seeds = [of for of, _ in attempts]
+    curves = []
+    for (of, attempt), lines in sorted(attempts.items()):
+        names = [f"seed {of}"] if len(set(seeds)) > 1 or seeds.count(of) == 1 else []
+        names += [f"attempt {attempt}"] if seeds.count(of) > 1 else []
+        steps, accuracy, loss = ([line[key] for line in lines] for key in LOGGED[2:])
+        curves.append(figures.Curve(", ".join(names), steps, accuracy, loss))
+    return tuple(curves)
+
+
+def _validation(text: str) -> dict[str, Any] | None:
+    """A line of the log, or None if it is damaged."""
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return line if isinstance(line, dict) and line.keys() >= set(LOGGED) else None
