@@ -187,9 +187,8 @@ def check_seeds(first: int, count: int):
 
 def check_config(config: ml_collections.ConfigDict):
     """UserError unless `config` is complete and every option in it exists and fits."""
-    top = {name: value for name, value in config.items() if name not in GROUPS}
-    _build(RunConfig, "", top)
     model_config(config), train_config(config)
+    _build(RunConfig, "", {name: value for name, value in config.items() if name not in GROUPS})
     if "wandb" in config:
         _build(WandbConfig, "wandb", config.wandb)
 

@@ -1,44 +1,50 @@
-"""Studies one checkpoint: results.json, the figures (PNG and PDF) and one page to read, report.html.
+"""Studies one checkpoint: results.json, every figure, and one page to read.
 
-python -m experiments.analyze --checkpoint=two_layer --output=reports/two_layer
+    orderscale analyze --checkpoint=two_layer --output=reports/two_layer
+
+Written to the output directory: results.json, the figures (PNG and PDF) and
+report.html, which is complete in itself.
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 
-from absl import flags
-
 from orderscale_jax import report
+from orderscale_jax.analysis import study_model
 from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, pretrained_names
+from orderscale_jax.cli import arguments, machine
 from orderscale_jax.config import task_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.task import make_split
 
-CHECKPOINT = flags.DEFINE_string(
+CHECKPOINT = arguments.define(
     "checkpoint",
+    "str",
     None,
-    "Directory of a checkpoint, or a model that is shipped: two_layer, three_layer.",
-    required=True,
+    f"the directory of a checkpoint, or a model that is shipped: {', '.join(pretrained_names())}.",
+    shown="DIR",
 )
-OUTPUT = flags.DEFINE_string("output", None, "Directory for what is found.", required=True)
-EXAMPLES = flags.DEFINE_integer(
-    "examples", None, "Use only the first so many validation lists.", lower_bound=1
+OUTPUT = arguments.define("output", "str", None, "the directory for what is found.", shown="DIR")
+EXAMPLES = arguments.define(
+    "examples", "int", None, "use only the first so many validation lists.", least=1, shown="NUMBER"
 )
 
 
-def main(argv):
-    del argv
-    launch.use_compilation_cache()
-    model, config, name = _load(CHECKPOINT.value)
+def main():
+    checkpoint, output = arguments.required(CHECKPOINT), arguments.required(OUTPUT)
+    machine.use_compilation_cache()
+    model, config, name = _load(checkpoint)
     split = make_split(task_config(config))
-    history = report.read_history(Path(CHECKPOINT.value), config.get("seed"))
+    history = report.read_history(Path(checkpoint), config.get("seed"))
     there_are, wanted = len(split.validation), EXAMPLES.value
     if wanted is not None and wanted > there_are:
         raise UserError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")
-    with launch.output_directory(OUTPUT.value) as output:
-        found = report.study(model, split.validation[:wanted])
-        results = report.write_report(output, found, split, name=name, history=history)
+    with machine.output_directory(output) as directory:
+        found = study_model(model, split.validation[:wanted])
+        results = report.write_report(directory, found, split, name=name, history=history)
     accuracy, n_lists = results["val"]["accuracy"], results["n_val_used"]
-    print(f"accuracy {accuracy:.4f} on {n_lists:,} lists: {output / 'report.html'}")
+    print(f"accuracy {accuracy:.4f} on {n_lists:,} lists: {directory / 'report.html'}")
 
 
 def _load(checkpoint: str):
@@ -49,11 +55,11 @@ def _load(checkpoint: str):
     if path.is_file():
         raise UserError(
             f"{path} is a file, not the directory of a checkpoint: turn .pt and .npz files into one with "
-            "python -m experiments.import_torch --source=FILE --output=DIR"
+            f"orderscale import-torch --source={path} --output=DIR"
         )
     if not path.exists():
         names = ", ".join(pretrained_names()) or "none"
-        raise FileNotFoundError(
+        raise UserError(
             f"there is no checkpoint at {path.absolute()}, and no shipped model of that name ({names})"
         )
     if (path / "summary.json").is_file() and (path / "checkpoint").is_dir():
@@ -62,7 +68,3 @@ def _load(checkpoint: str):
     resolved = path.absolute()
     name = resolved.parent.name if resolved.name == "checkpoint" else resolved.name
     return model, config, config.get("name", "") or name
-
-
-if __name__ == "__main__":
-    launch.run(main)

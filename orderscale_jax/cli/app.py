@@ -1,202 +1,105 @@
-"""What every launcher shares: errors of one line, output directories, the compilation cache.
-
-A launcher ends with `launch.run(main)`, where `main(argv)` is as for `absl.app.run`.
-"""
+"""What every command goes through: its flags are read, and what can be expected to fail is one sentence."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
+import logging
 import os
-import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import traceback
+from collections.abc import Iterator
+from types import ModuleType
+from typing import NoReturn
 
-import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import app, flags
+from absl import logging as absl_logging
 
-from orderscale_jax import hosts
+from orderscale_jax.cli import arguments
 from orderscale_jax.errors import UserError
 
-EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)  # what bad input and bad places raise
-FAILED_FILE = "the configuration file failed"
-SHORTEST_CACHED_COMPILATION = 0.2  # seconds; below it reading the cache hardly pays
+HELP = ("--help", "-h", "-help", "-?", "--helpshort", "--helpfull")
 
 
-def run(main: Callable[[list[str]], None]):
-    """Runs `main(argv)` under absl; an expected error is one line on stderr and exit code 1.
+def run(command: ModuleType, argv: list[str]) -> NoReturn:
+    """Runs `command.main()` under absl, with its flags as `argv` sets them; ends the process.
 
-    `--verbosity=1` shows where such an error came from. Any other error keeps its traceback.
+    Args:
+      command: has a docstring, flags made by `arguments.define`, and `main`.
+      argv: the name of the command as it is called, then its arguments.
     """
+    if any(argument in HELP for argument in argv[1:]):
+        print(arguments.help_text(argv[0], command.__doc__), flush=True)
+        sys.exit()
 
-    def guarded(argv: list[str]):
-        try:
-            if len(argv) > 1:
-                raise UserError(f"unexpected argument {argv[1]!r}: options are written --name=value")
-            main(argv)
-            hosts.leave()
-        except EXPECTED_ERRORS as error:
-            logging.debug("the error came from here", exc_info=True)
-            _fail(_sentence(error))
-        except KeyboardInterrupt:
-            _fail("interrupted")
-        except Exception:
-            hosts.fail("an unexpected error, see its output")
-            raise
+    def main(rest: list[str]):
+        del rest  # there is none, see `_parse`
+        command.main()
+        sys.stdout.flush()  # here a closed pipe is noticed while `guard` listens
 
-    app.run(guarded, flags_parser=_parse)
-
-
-def define_config():
-    """The required flag `--config=FILE`, with `--config.group.field=value` to change a field."""
-    # Without a default: config_flags would parse the command line here, before errors are caught.
-    holder = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
-    flags.mark_flag_as_required("config")
-    return holder
-
-
-def define_hosts():
-    """The flags with which one command, started on every host, becomes one program; see `join_hosts`."""
-    flags.DEFINE_bool(
-        "distributed", False, "Take part in what the cluster started (TPU pod, SLURM, Open MPI)."
-    )
-    flags.DEFINE_string("coordinator", None, "Several processes without a cluster: HOST:PORT of process 0.")
-    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
-    flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
-
-
-def join_hosts():
-    """Meets the other processes if the flags of `define_hosts` say so; before any computation."""
-    given = {name: flags.FLAGS[name].value for name in ("coordinator", "num_processes", "process_id")}
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == 3 and not flags.FLAGS.distributed:
-        return
-    if missing and not flags.FLAGS.distributed:
-        raise UserError(f"--{missing[0]} is required with --{next(n for n in given if n not in missing)}")
-
-    def end(sentence: str):
-        _say(sentence)
-        os._exit(1)
-
-    hosts.join(end, *given.values())
+    app.run(main, argv, flags_parser=_parse)
 
 
 @contextlib.contextmanager
-def output_directory(path: str | os.PathLike) -> Iterator[Path]:
-    """Makes the directory and checks that it can be written, before the work inside the block.
+def guard() -> Iterator[None]:
+    """Makes one sentence on stderr and exit code 1 of what can be expected to fail.
 
-    If the block fails, the directories made here go again, unless something was written to them.
-
-    Raises:
-      OSError: it cannot be made or written.
+    That is what a user can put right, what the system refuses (a full disk, a missing permission), and
+    an interruption. Every other error keeps its traceback; `--verbosity=1` shows that of these too.
     """
-    path = Path(path).absolute()
-    made = [directory for directory in (path, *path.parents) if not directory.exists()]
     try:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path).close()
-        except OSError as error:
-            why = "it is a file" if path.is_file() else error.strerror
-            raise OSError(f"the output directory {path} cannot be written: {why}") from error
-        yield path
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for directory in made:
-                directory.rmdir()
-        raise
+        yield
+    except BrokenPipeError:  # nobody reads any more, and Python would say so once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:
+        if absl_logging.get_verbosity() >= absl_logging.DEBUG:
+            traceback.print_exception(error)
+        _fail(_sentence(error))
+    except KeyboardInterrupt:
+        _fail("interrupted")
 
 
-def use_compilation_cache():
-    """Keeps compiled programs in `$ORDERSCALE_CACHE`, by default `~/.cache/orderscale_jax/xla`.
-
-    A place that was given to JAX itself (`JAX_COMPILATION_CACHE_DIR`) stays; a place that cannot be
-    written leaves JAX without a cache.
-    """
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    place = os.environ.get("ORDERSCALE_CACHE") or Path("~/.cache/orderscale_jax/xla")
-    try:
-        place = Path(place).expanduser()
-        place.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=place).close()
-    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
-        return
-    jax.config.update("jax_compilation_cache_dir", str(place))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_CACHED_COMPILATION)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def use_all_cores(n_runs: int | None = None):
-    """Makes every core a device, so that runs train side by side on a CPU; before any computation.
-
-    With `n_runs` only as many as share so many runs evenly: one run alone is faster with all cores as
-    one device. `JAX_NUM_CPU_DEVICES`, or the flag of XLA, says otherwise.
-    """
-    cores = os.cpu_count() or 1
-    n_devices = cores if n_runs is None else max(d for d in range(1, cores + 1) if n_runs % d == 0)
-    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not given and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", n_devices)
+def first_line(docstring: str | None) -> str:
+    """The summary of a docstring, without the full stop."""
+    return (docstring or "").strip().partition("\n")[0].removesuffix(".")
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; an error in them is one line."""
-    given = re.search(r"^--?config(?:=|\n)([^:\n]*)", "\n".join(argv), re.MULTILINE)
-    if given and not Path(given[1]).is_file():
-        _fail(f"there is no configuration file {given[1]!r}")
+    """Reads the flags; nothing else may be left."""
     try:
-        arguments = flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, arguments.names(), n=1)
+        hint = f": did you mean --{near[0]}?" if near else ", see --help"
+        raise UserError(f"there is no option --{error.flagname}{hint}") from error
     except flags.Error as error:
-        missing = re.search(r"Flag --(\S+) must have a value other than None", str(error))
-        _fail(f"--{missing[1]} is required, see --help" if missing else _flag_sentence(error))
-    except (AttributeError, KeyError) as error:  # how ml_collections reports an unknown field
-        _fail(f"unknown configuration field {_sentence(error)}")
-    except EXPECTED_ERRORS as error:
-        _fail(_sentence(error))
-    except Exception as error:  # a configuration file is a program and can fail in any way
-        _fail(f"{FAILED_FILE}: {type(error).__name__}: {_sentence(error)}")
+        raise UserError(str(error).removeprefix("flag ")) from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: options are written --name=value")
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING  # absl would raise it to INFO, at which JAX chatters
-    return arguments
+        flags.FLAGS.verbosity = absl_logging.WARNING  # absl would raise it to INFO, at which JAX chatters
+    _show_warnings()
+    return rest
 
 
-def _flag_sentence(error: flags.Error) -> str:
-    """The error's text, with what Python's conversions say put in words."""
-    if "Traceback" in str(error):  # the configuration file's own
-        return f"{FAILED_FILE}: {str(error).strip().splitlines()[-1]}"
-    text = _sentence(error)
-    for said, meant in {
-        "invalid literal for int": "expected a whole number",
-        "could not convert string to float": "expected a number",
-        "('Non-boolean argument": "expected true or false",
-    }.items():
-        text = text.split(said)[0] + meant if said in text else text
-    if "'config." in text:
-        text += ": --config=FILE must come with it"
-    return text
+def _show_warnings():
+    """What the library warns of is a line on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger = logging.getLogger("orderscale_jax")
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
-def _sentence(error: BaseException) -> str:
+def _sentence(error: Exception) -> str:
     """The error's text on one line."""
-    while error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
+    text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    else:
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
 
 
-def _fail(message: str):
-    _say(message)
-    if hosts.joined():
-        hosts.fail(message)
-        os._exit(1)  # JAX's own end would wait for the others
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.exit(1)
-
-
-def _say(message: str):
-    print(f"error: {message}", file=sys.stderr, flush=True)

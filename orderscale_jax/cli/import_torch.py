@@ -1,33 +1,36 @@
 """Turns a published PyTorch checkpoint into one of ours.
 
-    python -m experiments.import_torch --source=2layer_100dig_64d.pt --output=runs/published_two_layer
+    orderscale import-torch --source=2layer_100dig_64d.pt --output=runs/published
 
-The variant (layers, heads, list length, LayerNorm, biases, learned projections) is read off the
-arrays. `.npz` files with the same arrays need no PyTorch.
+The variant (layers, heads, list length, LayerNorm, biases, learned projections)
+is read off the arrays. .npz files with the same arrays need no PyTorch.
 """
 
+from __future__ import annotations
+
 import jax
-from absl import flags
 
 from orderscale_jax import convert
 from orderscale_jax.checkpoint import save_checkpoint
+from orderscale_jax.cli import arguments, machine
 from orderscale_jax.config import task_config
+from orderscale_jax.formatting import count
 from orderscale_jax.model.metrics import is_correct
 from orderscale_jax.task import make_split
 
-SOURCE = flags.DEFINE_string("source", None, "Published checkpoint, .pt or .npz.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "Directory of the checkpoint to write.", required=True)
+SOURCE = arguments.define("source", "str", None, "the published checkpoint, .pt or .npz.", shown="FILE")
+OUTPUT = arguments.define("output", "str", None, "the directory of the checkpoint to write.", shown="DIR")
 
 BATCH_SIZE = 4096  # lists; bounds the memory of the logits
 
 
-def main(argv):
-    del argv
-    launch.use_compilation_cache()
-    with launch.output_directory(OUTPUT.value) as output:
-        model, config = convert.from_torch(convert.read_arrays(SOURCE.value))
-        save_checkpoint(output, model, config)
-    print(f"{output}: {_describe(model.config)}; {_validation_accuracy(model, task_config(config))}")
+def main():
+    source, output = arguments.required(SOURCE), arguments.required(OUTPUT)
+    machine.use_compilation_cache()
+    with machine.output_directory(output) as directory:
+        model, config = convert.from_torch(convert.read_arrays(source))
+        save_checkpoint(directory, model, config)
+    print(f"{directory}: {_describe(model.config)}; {_validation_accuracy(model, task_config(config))}")
 
 
 def _validation_accuracy(model, task) -> str:
@@ -49,14 +52,10 @@ def _describe(config) -> str:
     }
     return ", ".join(
         [
-            f"{config.n_layers} layer{'s' * (config.n_layers > 1)}",
-            f"{config.n_heads} head{'s' * (config.n_heads > 1)}",
+            count(config.n_layers, "layer"),
+            count(config.n_heads, "head"),
             f"d_model {config.d_model}",
             f"lists of {config.list_len} of {config.n_digits} digits",
             *(name for name, is_on in variants.items() if is_on),
         ]
     )
-
-
-if __name__ == "__main__":
-    launch.run(main)

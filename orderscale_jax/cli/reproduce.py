@@ -1,88 +1,124 @@
-"""The paper's result from nothing: trains both models, ablates, draws Figure 1, and compares.
+"""The paper's result from nothing: trains both models, ablates, draws, compares.
 
-    python -m experiments.reproduce --output=results
+    orderscale reproduce --output=results
 
-Written to the output directory: the two training runs, a report of each model (`report.html`,
-`results.json`, figures), `information_flow.png` and `.pdf` with both models side by side, and
-`comparison.txt` with our numbers beside the published ones and the paper's claims with verdicts.
+Written to the output directory: the two training runs, a report of each model
+(report.html, results.json, figures), information_flow.png and .pdf with both
+models side by side, and comparison.txt with our numbers beside the published
+ones and the paper's claims with verdicts.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from absl import flags
+import ml_collections
 
-from orderscale_jax import convert, figures, report
+from orderscale_jax import convert, figures, files, report
+from orderscale_jax.analysis import study_model, tabulate
 from orderscale_jax.checkpoint import load_checkpoint
+from orderscale_jax.cli import arguments, machine
 from orderscale_jax.config import default_config, task_config
 from orderscale_jax.errors import UserError
+from orderscale_jax.formatting import count
 from orderscale_jax.task import make_split
 from orderscale_jax.training.workdir import train
 
-OUTPUT = flags.DEFINE_string("output", "results", "Directory for everything that is made.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of both models.", lower_bound=0)
-PUBLISHED = flags.DEFINE_string(
-    "published", None, "Folder with the published checkpoints (.pt or .npz), to judge the claims on them too."
+OUTPUT = arguments.define("output", "str", "results", "the directory for everything that is made.")
+SEED = arguments.define("seed", "int", 0, "seed of both models.", least=0)
+PUBLISHED = arguments.define(
+    "published",
+    "str",
+    None,
+    "a folder with the published checkpoints (.pt or .npz), to judge the claims on them too.",
+    shown="DIR",
 )
 
-MODELS = {"two_layer": 2, "three_layer": 3}
+LAYERS = {"two_layer": 2, "three_layer": 3}
 TARGET_ACCURACY = {"two_layer": 0.9, "three_layer": 0.999}  # the published bars
+Results = Mapping[str, Any]
 
 
-def main(argv):
-    del argv
-    launch.use_compilation_cache()
-    published = _published(PUBLISHED.value) if PUBLISHED.value else None
-    with launch.output_directory(OUTPUT.value) as output:
-        results, flows = {}, []
-        for name, n_layers in MODELS.items():
-            config = default_config()
-            config.seed = SEED.value
-            config.model.n_layers = n_layers
-            config.train.target_accuracy = TARGET_ACCURACY[name]
-            print(f"training the model with {n_layers} layers", flush=True)
-            summary = train(config, output / name / "training")
-            print(
-                f"  {summary['accuracy']:.4f} of the outputs right after {summary['steps']} steps, "
-                f"{summary['seconds']:.0f} s",
-                flush=True,
-            )
-            checkpoint = output / name / "training" / "checkpoint"
-            model, _ = load_checkpoint(checkpoint)
-            split = make_split(task_config(config))
-            found = report.study(model, split.validation)
-            history = report.read_history(checkpoint)
-            results[name] = report.write_report(output / name, found, split, name=name, history=history)
-            flows.append(report.flow(found))
-        figures.save(figures.information_flow(*flows), output / "information_flow")
-        text = _comparison(results, published)
-        (output / "comparison.txt").write_text(text + "\n", encoding="utf-8")
-        print(text)
-        for name in MODELS:
-            print(f"report: {output / name / 'report.html'}")
+def main():
+    machine.use_compilation_cache()
+    published = read_published(Path(PUBLISHED.value)) if PUBLISHED.value else {}
+    with machine.output_directory(OUTPUT.value) as output:
+        reproduce(paper_configs(SEED.value), output, published)
 
 
-def _comparison(results, published) -> str:
-    """Our numbers beside the published ones, then the claims."""
+def paper_configs(seed: int) -> dict[str, ml_collections.ConfigDict]:
+    """What to train, by the name of the model."""
+    configs = {}
+    for name, n_layers in LAYERS.items():
+        configs[name] = config = default_config()
+        config.seed = seed
+        config.model.n_layers = n_layers
+        config.train.target_accuracy = TARGET_ACCURACY[name]
+    return configs
+
+
+def reproduce(
+    configs: Mapping[str, ml_collections.ConfigDict], output: Path, published: Mapping[str, Results]
+):
+    """Trains, studies and compares; says on stdout what it does and what came out.
+
+    Args:
+      configs: of `two_layer` and `three_layer`.
+      output: a directory that exists.
+      published: what `tabulate` says of the published checkpoints, by the same names.
+    """
+    results, flows = {}, []
+    for name, config in configs.items():
+        print(f"training the model with {count(config.model.n_layers, 'layer')}", flush=True)
+        training = output / name / "training"
+        summary = train(config, training)
+        print(
+            f"  {summary['accuracy']:.4f} of the outputs right after {count(summary['steps'], 'step')}, "
+            f"{summary['seconds']:.0f} s",
+            flush=True,
+        )
+        model, _ = load_checkpoint(training / "checkpoint")
+        split = make_split(task_config(config))
+        found = study_model(model, split.validation)
+        history = report.read_history(training / "checkpoint")
+        results[name] = report.write_report(output / name, found, split, name=name, history=history)
+        flows.append(report.flow(found))
+    figures.save(figures.information_flow(*flows), output / "information_flow")
     numbers = [f"{name}\n{report.number_text(of_model)}" for name, of_model in results.items()]
-    return "\n\n".join([*numbers, report.claims_text(report.claims(*results.values(), published))])
+    text = "\n\n".join([*numbers, report.claims_text(report.judge_claims(results, published))])
+    files.write_text(output / "comparison.txt", text + "\n")
+    print(text)
+    for name in configs:
+        print(f"report: {output / name / 'report.html'}")
 
 
-def _published(folder: str):
-    """Results of the published checkpoints in a folder, by `two_layer` and `three_layer`."""
-    found = {}
-    sources = [path for path in sorted(Path(folder).glob("*")) if path.suffix in (".pt", ".npz")]
+def read_published(folder: Path) -> dict[str, Results]:
+    """Results of the published checkpoints in a folder, by `two_layer` and `three_layer`.
+
+    Files of another kind, such as stored activations, are left out; so is a `.pt` beside the same
+    arrays as `_weights.npz`, which needs no PyTorch.
+
+    Raises:
+      UserError: a file is damaged, or there is no published checkpoint.
+    """
+    sources = sorted(path for path in folder.iterdir() if path.suffix in (".pt", ".npz"))
+    found: dict[str, Results] = {}
     for source in sources:
+        if source.suffix == ".pt" and source.with_name(f"{source.stem}_weights.npz") in sources:
+            continue
+        arrays = convert.read_arrays(source)
+        if not convert.is_state_dict(arrays):
+            continue
         try:
-            model, config = convert.from_torch(convert.read_arrays(source))
-        except ValueError:
-            continue  # of another kind, such as stored activations
-        results = report.results(model, make_split(task_config(config)).validation, name=source.stem)
-        if name := report.kind(results):
-            found[name] = results
+            model, config = convert.from_torch(arrays)
+        except UserError as error:
+            raise UserError(f"{source} is not a published checkpoint: {error}") from error
+        results = tabulate(study_model(model, make_split(task_config(config)).validation), name=source.stem)
+        if kind := report.published_kind(results):
+            found[kind] = results
+            print(f"published model with {count(LAYERS[kind], 'layer')}: {source}", flush=True)
     if not found:
         raise UserError(f"{folder} holds no published checkpoint (.pt or .npz) of two or three layers")
     return found
-
-
-if __name__ == "__main__":
-    launch.run(main)

@@ -1,43 +1,52 @@
 """Trains one configuration.
 
-python -m experiments.train --config=configs/two_layer.py --workdir=runs/two_layer
+    orderscale train --config=two_layer --workdir=runs/two_layer
+    orderscale train --config=my.py --config.train.max_steps=20000 --workdir=runs/my
 
-Many seeds on several hosts: the same command on each of them, with --distributed on a TPU pod or under
-SLURM, elsewhere with --coordinator=HOST:PORT --num_processes=P --process_id=0 to P-1:
-
-python -m experiments.train --config=configs/two_layer.py --config.runs=64 --workdir=/shared/runs/seeds \\
-    --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
+The same command again goes on where a killed run stopped. --config.runs=64
+trains 64 seeds as one program. Many processes share them out, with
+--distributed under SLURM, Open MPI or on a TPU pod, elsewhere (a job array) with
+--num_processes=P --process_id=0 to P-1; all must see the same work directory.
 """
 
-from absl import flags
+from __future__ import annotations
 
-from orderscale_jax import hosts
-from orderscale_jax.training.workdir import train
+from pathlib import Path
+from typing import Any
 
-CONFIG = launch.define_config()
-WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory for checkpoint, metrics and summary; on several hosts best a shared one.",
-    required=True,
+from orderscale_jax.cli import arguments, machine
+from orderscale_jax.cli.configuration import Configuration
+from orderscale_jax.formatting import count
+from orderscale_jax.training import workdir as work
+
+WORKDIR = arguments.define(
+    "workdir", "str", None, "the directory for checkpoint, metrics and summary.", shown="DIR"
 )
-launch.define_hosts()
+CONFIG = Configuration()
+SHARE = machine.ShareFlags()
 
 
-def main(argv):
-    del argv
-    launch.use_compilation_cache()
-    launch.use_all_cores(CONFIG.value.get("runs", 1))
-    launch.join_hosts()
-    with launch.output_directory(WORKDIR.value) as workdir:
-        summary = train(CONFIG.value, workdir)
-    if hosts.index() == 0:
-        print(
-            f"{summary['placement']}: accuracy {summary['accuracy']:.4f} "
-            f"(lists {summary['sequence_accuracy']:.4f}) after {summary['steps']} steps in "
-            f"{summary['seconds']:.0f} s: {summary['checkpoint']}"
-        )
+def main():
+    place, config, share = arguments.required(WORKDIR), CONFIG.load(), SHARE.share()
+    machine.use_compilation_cache()
+    machine.use_all_cores(len(share.of(config.runs)))
+    machine.check_alone()
+    with machine.output_directory(place) as workdir:
+        was_finished = (workdir / "summary.json").exists()
+        summary = work.train(config, workdir, share)
+    if summary is None:
+        print(machine.incomplete(share))
+    else:
+        print(sentence(summary, workdir / "checkpoint", was_finished))
 
 
-if __name__ == "__main__":
-    launch.run(main)
+def sentence(summary: dict[str, Any], checkpoint: Path, was_finished: bool) -> str:
+    """How the runs ended, in one line."""
+    of = f" of seed {summary['seed']}, the best," if "runs" in summary else ""
+    return (
+        f"{'this run had finished before' if was_finished else summary['placement']}: "
+        f"accuracy {summary['accuracy']:.4f} (lists {summary['sequence_accuracy']:.4f}){of} "
+        f"at step {summary['best_step']:,} of attempt {summary['best_attempt']}; "
+        f"{count(summary['attempts'], 'attempt')}, {count(summary['steps'], 'step')}, "
+        f"{summary['seconds']:,.0f} s: {checkpoint}"
+    )

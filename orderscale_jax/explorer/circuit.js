@@ -41,10 +41,10 @@ function makeCircuit({ n_digits: nDigits, tables }) {
   function attend(row, computed, given, state) {
     const weights = given ?? computed;
     const kept = weights.map((weight, i) => (state.cuts.includes(ROWS[row][i]) ? 0 : weight));
-    const isCut = ROWS[row].some((edge) => state.cuts.includes(edge));
-    if (!isCut || state.mode === "zero") return kept;
-    const sum = Math.max(kept.reduce((a, b) => a + b, 0), SMALLEST_ROW_SUM);
-    return kept.map((weight) => weight / sum);
+    if (state.mode === "zero") return kept;
+    const left = kept.reduce((a, b) => a + b, 0);
+    const lost = weights.reduce((a, b) => a + b, 0) - left;
+    return kept.map((weight) => weight * (1 + lost / Math.max(left, SMALLEST_ROW_SUM)));
   }
 
   // Logits of a residual given as [scale, token, position] terms.

@@ -1,0 +1,137 @@
+"""The flag `--config`: a file or a configuration that is shipped, and `--config.OPTION=VALUE`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.machinery
+import importlib.util
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from orderscale_jax.cli import arguments
+from orderscale_jax.config import GROUPS, check_config, options
+from orderscale_jax.errors import UserError
+
+PACKAGE = Path(__file__).parents[1]
+# In an installed package they are in it, in a clone beside it.
+SHIPPED = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
+OF_A_SWEEP = (  # name, kind and meaning of what `sweep_config` takes beside base and grid
+    ("seeds", "int", "runs of each cell."),
+    ("first_seed", "int", "seed of a cell's first run; the others follow it."),
+    ("success", "float", "accuracy from which a run counts as one, in figures and sentences."),
+)
+HEADING = (
+    "Options of the configuration, with their defaults. What the file sets comes before the default, what "
+    "is given here before both"
+)
+
+
+class Configuration:
+    """`--config`, and a flag for every option of a run or of a sweep; made before flags are read."""
+
+    def __init__(self, *, sweep: bool = False):
+        self._sweep = sweep
+        self._shipped = ", ".join(name for name in shipped() if name.startswith("sweeps/") == sweep)
+        self._file = arguments.define(
+            "config",
+            "str",
+            None,
+            f"a Python file with get_config(), or what is shipped: {self._shipped}.",
+            shown="NAME",
+        )
+        self._options = []
+        for place, name, kind, meaning, shown in _options(sweep):
+            flag = f"config.{place}{name}"
+            holder = arguments.define(flag, kind, None, meaning, shown=shown, heading=HEADING)
+            self._options.append((place, name, holder))
+
+    def load(self) -> ml_collections.ConfigDict:
+        """The configuration that was asked for, with what was given on the command line.
+
+        Raises:
+          UserError: there is none of that name, its file fails, or an option does not exist or fit.
+        """
+        name, colon, argument = arguments.required(self._file).partition(":")  # get_config may take one
+        path = find(name)
+        config = _call_file(path, [argument] if colon else [])
+        given = [(place, name, holder.value) for place, name, holder in self._options if holder.present]
+        fixed = {field for fields, _ in config.get("grid", ()) for field in fields}
+        with config.unlocked(), config.ignore_type():
+            for place, name, value in given:
+                if (field := f"{place.removeprefix('base.')}{name}") in fixed:
+                    raise UserError(f"--config.{place}{name} would change nothing: the grid sets {field}")
+                _group(config, place, path)[name] = value
+        if not self._sweep:
+            check_config(config)
+        return config
+
+
+def shipped() -> dict[str, Path]:
+    """The configurations that are shipped, by name: `two_layer`, `sweeps/table4`, …"""
+    found = [path for folder in (SHIPPED, SHIPPED / "sweeps") for path in sorted(folder.glob("*.py"))]
+    return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in found}
+
+
+def find(name: str) -> Path:
+    """The file of a configuration: `name` is its path, or the name of one that is shipped.
+
+    Raises:
+      UserError: there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    known = shipped()
+    if name not in known:
+        raise UserError(
+            f"there is no configuration file {name!r}, and none of that name is shipped: "
+            f"there are {', '.join(known)}"
+        )
+    return known[name]
+
+
+def _options(sweep: bool) -> Iterator[tuple[str, str, str, str, str]]:
+    """Place (`base.model.`), name, kind, meaning and default of every option that may be given."""
+    if sweep:
+        yield from (("", *entry, "AS IN THE FILE") for entry in OF_A_SWEEP)
+    for group, cls in GROUPS.items():
+        if sweep and group in ("", "wandb"):  # a sweep has seeds, and a log, of its own
+            continue
+        place = "base." * sweep + f"{group}." * bool(group)
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        for name, default, meaning in options(group):
+            yield place, name, kinds[name], meaning, arguments.in_words(default)
+
+
+def _group(config: ml_collections.ConfigDict, place: str, path: Path) -> Any:
+    """What holds the options of a place such as `base.model.`."""
+    for name in place.split(".")[:-1]:
+        if name not in config:
+            raise UserError(f"{path} has no group {name!r}, in which --config.{place}… sets an option")
+        config = config[name]
+    return config
+
+
+def _call_file(path: Path, given: list[str]) -> ml_collections.ConfigDict:
+    """What `get_config` of a file returns."""
+    loader = importlib.machinery.SourceFileLoader("orderscale_configuration", str(path))
+    try:
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+        loader.exec_module(module)
+        config = module.get_config(*given)
+    except UserError:
+        raise
+    except Exception as error:  # the file is a program, and can fail in any way
+        frames = traceback.extract_tb(error.__traceback__)
+        line = [str(frame.lineno) for frame in frames if frame.filename == str(path)][-1:]
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        raise UserError(
+            f"{':'.join([str(path), *line])}: the configuration file failed: {type(error).__name__}: "
+            f"{text.partition('. ')[0]}"  # ml_collections goes on with all options there are
+        ) from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"{path}: get_config() must return a ConfigDict, not a {type(config).__name__}")
+    return config

@@ -1,0 +1,130 @@
+"""What a command asks of the machine: a place to write, the cores, the compilation cache, its share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from orderscale_jax.cli import arguments
+from orderscale_jax.errors import UserError
+from orderscale_jax.training.devices import available_cores
+from orderscale_jax.training.shares import Share, share_of_cluster
+
+SHORTEST_CACHED_COMPILATION = 0.2  # seconds; below it reading the cache hardly pays
+
+
+@contextlib.contextmanager
+def output_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Makes the directory and checks that it can be written, before the work inside the block.
+
+    If the block fails, the directories made here go again, unless something was written to them.
+
+    Raises:
+      OSError: it cannot be made or written.
+    """
+    path = Path(path).absolute()
+    made = [directory for directory in (path, *path.parents) if not directory.exists()]
+    try:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            why = "it is a file" if path.is_file() else error.strerror
+            raise OSError(f"the output directory {path} cannot be written: {why}") from error
+        yield path
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for directory in made:
+                directory.rmdir()
+        raise
+
+
+def use_compilation_cache():
+    """Keeps compiled programs in `$ORDERSCALE_CACHE`, by default `~/.cache/orderscale_jax/xla`.
+
+    A place that was given to JAX itself (`JAX_COMPILATION_CACHE_DIR`) stays; a place that cannot be
+    written leaves JAX without a cache.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    place = os.environ.get("ORDERSCALE_CACHE") or Path("~/.cache/orderscale_jax/xla")
+    try:
+        place = Path(place).expanduser()
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
+        return
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST_CACHED_COMPILATION)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def use_all_cores(n_runs: int | None = None):
+    """Makes every core a device, so that runs train side by side on a CPU; before any computation.
+
+    With `n_runs` only as many as share so many runs evenly: one run alone is faster with all cores as
+    one device. `JAX_NUM_CPU_DEVICES`, or the flag of XLA, says otherwise.
+    """
+    cores = available_cores()
+    n_devices = cores if n_runs is None else max(d for d in range(1, cores + 1) if n_runs % d == 0)
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not given and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", n_devices)
+
+
+class ShareFlags:
+    """The flags with which one command, started several times, shares out its runs."""
+
+    def __init__(self):
+        heading = "Several processes, which share out the runs in one work directory"
+        self._count = arguments.define(
+            "num_processes", "int", None, "how many processes there are.", least=1, heading=heading
+        )
+        self._index = arguments.define(
+            "process_id", "int", None, "which of them this is, from 0.", least=0, heading=heading
+        )
+        self._cluster = arguments.define(
+            "distributed",
+            "bool",
+            False,
+            "instead of both: take part in what a cluster started (SLURM, Open MPI, TPU pod).",
+            heading=heading,
+        )
+
+    def share(self) -> Share:
+        """Which share of the runs is this process's.
+
+        Raises:
+          UserError: the flags contradict each other, or there is no cluster.
+        """
+        given = {holder.name: holder.value for holder in (self._count, self._index)}
+        missing = [name for name, value in given.items() if value is None]
+        if len(missing) == 1:
+            raise UserError(f"--num_processes and --process_id go together: --{missing[0]} is missing")
+        if self._cluster.value:
+            if not missing:
+                raise UserError("--distributed asks the cluster: give it without --num_processes")
+            return share_of_cluster()
+        return Share() if missing else Share(given["process_id"], given["num_processes"])
+
+
+def check_alone():
+    """UserError if the devices of other processes are this process's too."""
+    if jax.process_count() > 1:
+        raise UserError(
+            f"JAX sees the devices of {jax.process_count()} processes here, and a process that shares out "
+            "runs must see its own only: limit each process to the devices of its host"
+        )
+
+
+def incomplete(share: Share) -> str:
+    """What is to be said at the end of a share that is not the last."""
+    return (
+        f"share {share.index + 1} of {share.count} is complete; the summary comes when all are: "
+        "the same command tells"
+    )
