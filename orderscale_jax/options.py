@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import numbers
 import re
 from typing import Any
@@ -32,9 +33,9 @@ def check_types(options: Any, group: str):
 
 def meanings(cls: type) -> dict[str, str]:
     """What each option of a dataclass means, from the section `Attributes` of its docstring, on one line."""
-    _, _, section = (cls.__doc__ or "").partition("Attributes:\n")
+    _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
     found = {}
-    for entry in re.split(r"^      ?(?=\w)", section, flags=re.MULTILINE)[1:]:
+    for entry in re.split(r"^  (?=\w)", section, flags=re.MULTILINE)[1:]:
         names, _, text = entry.partition(": ")
         found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
     return found

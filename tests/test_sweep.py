@@ -347,7 +347,7 @@ def test_shipped_sweeps_can_be_trained(name, n_cells, seeds, monkeypatch):
         config.base.task.n_digits, config.base.train.batch_size = 8, 32
     jobs = sweep.plan(config)
     assert (jobs[-1].cell.index + 1, len(jobs)) == (n_cells, n_cells * seeds)
-    assert f"configs/sweeps/{name}.py" in module.__doc__
+    assert f"orderscale sweep --config=sweeps/{name} --workdir=" in module.__doc__
 
 
 def test_estimates_grow_with_what_costs():
