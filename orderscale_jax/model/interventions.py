@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,7 @@ from flax import nnx
 
 from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Edge
-
-if TYPE_CHECKING:
-    from orderscale_jax.model.config import ModelConfig
-    from orderscale_jax.model.transformer import ListTransformer
+from orderscale_jax.model.config import ModelConfig
 
 MODES = ("renormalize", "zero")  # what becomes of the rest of a row in which an edge is cut
 SMALLEST_ROW_SUM = 1e-12  # as published: a cut row with less left than this counts as nearly emptied
@@ -75,11 +72,11 @@ def keep_weights(config: ModelConfig, edges: Iterable[Edge | str], *, head: int 
     return keep
 
 
-def patch(model: ListTransformer, donors, layer: int, position: int | str) -> Interventions:
+def patch(model: nnx.Module, donors, layer: int, position: int | str) -> Interventions:
     """The intervention that puts the residual of other lists in place of a list's own at one place.
 
     Args:
-      model: the model that will be run.
+      model: the ListTransformer that will be run.
       donors: lists [B, n], one for each list that will be run, or [1, n] for all of them.
       layer: the residual that enters this layer; `n_layers` is the final one.
       position: index 0 … T-1, or a name: `d1`, `SEP`, `o2`.
