@@ -122,7 +122,8 @@ def test_shares_that_do_not_exist():
 
 def start(command, environment=None, **options):
     """A process of this clone, with these variables."""
-    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **(environment or {})}
+    ours = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
+    variables = os.environ | ours | (environment or {})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *command], env=variables, cwd=ROOT, **pipes)
 

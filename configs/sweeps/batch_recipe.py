@@ -1,6 +1,6 @@
 """What makes two layers break through? Recipes, batch sizes, training sets and LayerNorm, 16 seeds.
 
-    python -m experiments.sweep --config=configs/sweeps/batch_recipe.py --workdir=runs/batch_recipe
+    orderscale sweep --config=sweeps/batch_recipe --workdir=runs/batch_recipe
 
 1,888 runs of up to 50,000 steps: for a GPU, where it is a matter of hours; on 2 CPU cores weeks. See
 `batch_recipe_small.py` for a grid that they finish, and --dry_run for an estimate.
@@ -15,9 +15,8 @@ Expect, from the reduced grid: `resample`, `replay`, `reshuffle` and the full ba
 seeds, `sampled` and `mirrored` with hardly any unless there is LayerNorm.
 """
 
-from orderscale_jax.sweep import sweep_config
-
 from orderscale_jax.config import default_config
+from orderscale_jax.training.sweep import sweep_config
 
 N_LISTS = 10_000
 SHARES = 0.5, 0.8, 0.95  # of the lists that train

@@ -1,6 +1,6 @@
 """What makes two layers break through? The reduced grid, for 2 CPU cores.
 
-    python -m experiments.sweep --config=configs/sweeps/batch_recipe_small.py --workdir=runs/recipe_small
+    orderscale sweep --config=sweeps/batch_recipe_small --workdir=runs/recipe_small
 
 17 cells of 16 seeds, at most 30,000 steps each: an hour on 2 cores that had other work too. The rows are
 shipped as `experiments/results/batch_recipe_small.csv`; copied to `results.csv` in a work directory, they
@@ -20,9 +20,8 @@ Found: symmetry. `resample` breaks through with 16 of 16 seeds and the full batc
 `sampled` with 2 of 112; with LayerNorm all do.
 """
 
-from orderscale_jax.sweep import sweep_config
-
 from orderscale_jax.config import default_config
+from orderscale_jax.training.sweep import sweep_config
 
 FIELDS = "task.n_digits", "train.batches", "train.batch_size", "task.train_fraction", "model.layer_norm"
 CELLS = (

@@ -1,6 +1,6 @@
 """The authors' ablation of the architecture: LayerNorm, biases, W_V and W_O, and the width (Table 4).
 
-    python -m experiments.sweep --config=configs/sweeps/table4.py --workdir=runs/table4
+    orderscale sweep --config=sweeps/table4 --workdir=runs/table4
 
 Published settings: lists drawn on the fly, batch 1,024, 50,000 steps at most. The authors ran 30 to
 101 seeds a cell; here it is 30. LayerNorm costs about ten times the plain model, so on 2 CPU cores
@@ -12,9 +12,8 @@ above 0.90; with LayerNorm nearly all near 0.985.
 
 import itertools
 
-from orderscale_jax.sweep import sweep_config
-
 from orderscale_jax.config import table_config
+from orderscale_jax.training.sweep import sweep_config
 
 FIELDS = "model.d_model", "model.layer_norm", "model.bias", "model.learn_wv", "model.learn_wo"
 WIDTHS = 8, 32, 128  # plain models of other widths than 64

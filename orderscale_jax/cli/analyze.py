@@ -1,4 +1,4 @@
-"""Studies one checkpoint: results.json, every figure, and one page to read.
+"""Studies one checkpoint: numbers, figures and one page to read.
 
     orderscale analyze --checkpoint=two_layer --output=reports/two_layer
 

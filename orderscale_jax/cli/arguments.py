@@ -88,7 +88,7 @@ def names() -> list[str]:
 
 def help_text(name: str, docstring: str | None) -> str:
     """What the command does, and its flags, for a terminal of 80 columns."""
-    parts = [f"{name}: {(docstring or '').strip()}"]
+    parts = [name, (docstring or "").strip()]
     for heading, group in _defined.items():
         parts.append("\n".join(wrap(f"{heading}:", "")))
         parts += ["\n".join([f"  --{holder.name}={shown}", *_meaning(holder)]) for holder, shown in group]

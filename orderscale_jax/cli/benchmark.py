@@ -1,10 +1,13 @@
-"""How fast, as ratios against something measured in the same minutes on the same machine.
+"""Measures speed, as ratios against peers timed beside it.
 
-    python -m experiments.benchmark --output=benchmark.jsonl
+    orderscale benchmark --output=benchmark.jsonl
 
-One JSON line per figure: name, value, unit, device. Every pair is timed in turn, several times, and
-the median of the pairwise ratios is given, because machines drift.
+One JSON line per figure: name, value, unit, device. Every pair is timed in
+turn, several times, and the median of the pairwise ratios is given, because
+machines drift.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -14,33 +17,34 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
-from flax import nnx
 
-from orderscale_jax import checkpoint, training
-from orderscale_jax.analysis.ablation import MODES, ablate_edges
-from orderscale_jax.cli import peers
+from orderscale_jax import checkpoint
+from orderscale_jax.analysis import ablate_edges
+from orderscale_jax.cli import arguments, peers
 from orderscale_jax.config import default_config
-from orderscale_jax.training.devices import Advance, place, start_runs
+from orderscale_jax.model import MODES, bind, init_params
+from orderscale_jax.training.devices import CompiledTraining, place, start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup
 
 NEVER = 2.0  # an accuracy at which no run stops
 PUBLISHED_STEPS_PER_SECOND = 141  # two layers, batch 1024, one run at a time on an unnamed CUDA GPU
 
-OUTPUT = flags.DEFINE_string("output", None, "File for the lines; they are printed in any case.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each pair is timed.", lower_bound=1)
-SEEDS = flags.DEFINE_integer(
+OUTPUT = arguments.define(
+    "output", "str", None, "a file for the lines; they are printed in any case.", shown="FILE"
+)
+ROUNDS = arguments.define("rounds", "int", 5, "how often each pair is timed.", least=1)
+SEEDS = arguments.define(
     "seeds",
+    "int",
     0,
-    "Also train so many two-layer seeds to accuracy 0.90 and tell how long each took.",
-    lower_bound=0,
+    "also train so many two-layer seeds to accuracy 0.90 and tell how long each took.",
+    least=0,
 )
 
 DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of 100
 
 
-def main(argv):
-    del argv
+def main():
     file = open(OUTPUT.value, "w") if OUTPUT.value else contextlib.nullcontext()
     with file:
         measure(file if OUTPUT.value else None)
@@ -69,7 +73,7 @@ def training_speed(tell, label: str, n_layers: int):
     config.train.target_accuracy = NEVER
     setup, split = make_setup(config)
     lists, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
-    advance = Advance(setup, place(1, setup.train.batch_size))
+    advance = CompiledTraining(setup, place(1, setup.train.batch_size))
     state = [advance.load(start_runs(setup, [0]))]
 
     def ours():
@@ -78,7 +82,7 @@ def training_speed(tell, label: str, n_layers: int):
 
     generator = np.random.default_rng(0)
     batches = split.train[generator.integers(len(split.train), size=(DENSE_STEPS, setup.train.batch_size))]
-    model = nnx.merge(training.graphdef(setup.model), training.init_params(setup.model, jax.random.key(0)))
+    model = bind(setup.model, init_params(setup.model, jax.random.key(0)))
     arrays = checkpoint.named_arrays(model)
     dense = peers.train_jax(setup.model, jax.tree.map(jnp.asarray, arrays), batches)
     per_step = {"ours": setup.train.eval_every, "dense": DENSE_STEPS, "torch": DENSE_STEPS}
@@ -106,7 +110,7 @@ def ensemble_speed(tell):
     sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 256, 1024)
     calls = {}
     for size in sizes:
-        advance = Advance(setup, place(size, setup.train.batch_size))
+        advance = CompiledTraining(setup, place(size, setup.train.batch_size))
         state = [advance.load(start_runs(setup, np.arange(size)))]
 
         def stretch(advance=advance, state=state):
@@ -130,7 +134,7 @@ def time_to_accuracy(tell, n_seeds: int):
     """How long each of so many seeds trains until validation accuracy is 0.90, if it gets there."""
     config = default_config()
     config.train.target_accuracy = 0.9
-    config.train.max_retries = 1
+    config.train.max_attempts = 1
     setup, split = make_setup(config)
     ensemble = Ensemble(setup, split, start_runs(setup, np.arange(n_seeds)))
     began, taken, first = time.perf_counter(), 0, None
@@ -231,7 +235,3 @@ def timings(calls) -> dict[str, np.ndarray]:
             call()
             found[name].append(time.perf_counter() - began)
     return {name: np.array(times) for name, times in found.items()}
-
-
-if __name__ == "__main__":
-    launch.run(main)

@@ -24,6 +24,7 @@ OF_A_SWEEP = (  # name, kind and meaning of what `sweep_config` takes beside bas
     ("first_seed", "int", "seed of a cell's first run; the others follow it."),
     ("success", "float", "accuracy from which a run counts as one, in figures and sentences."),
 )
+NOT_OF_A_SWEEP = ("min_accuracy", "max_attempts", "checkpoint_every")  # its runs are tried once, and short
 HEADING = (
     "Options of the configuration, with their defaults. What the file sets comes before the default, what "
     "is given here before both"
@@ -103,6 +104,8 @@ def _options(sweep: bool) -> Iterator[tuple[str, str, str, str, str]]:
         place = "base." * sweep + f"{group}." * bool(group)
         kinds = {field.name: field.type for field in dataclasses.fields(cls)}
         for name, default, meaning in options(group):
+            if sweep and name in NOT_OF_A_SWEEP:
+                continue
             yield place, name, kinds[name], meaning, arguments.in_words(default)
 
 

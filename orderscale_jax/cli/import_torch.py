@@ -1,6 +1,6 @@
 """Turns a published PyTorch checkpoint into one of ours.
 
-    orderscale import-torch --source=2layer_100dig_64d.pt --output=runs/published
+    orderscale import-torch --source=2layer_100dig_64d.pt --output=runs/theirs
 
 The variant (layers, heads, list length, LayerNorm, biases, learned projections)
 is read off the arrays. .npz files with the same arrays need no PyTorch.

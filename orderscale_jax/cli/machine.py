@@ -83,10 +83,22 @@ class ShareFlags:
     def __init__(self):
         heading = "Several processes, which share out the runs in one work directory"
         self._count = arguments.define(
-            "num_processes", "int", None, "how many processes there are.", least=1, heading=heading
+            "num_processes",
+            "int",
+            None,
+            "how many processes there are.",
+            least=1,
+            shown="P",
+            heading=heading,
         )
         self._index = arguments.define(
-            "process_id", "int", None, "which of them this is, from 0.", least=0, heading=heading
+            "process_id",
+            "int",
+            None,
+            "which of them this is, from 0.",
+            least=0,
+            shown="I",
+            heading=heading,
         )
         self._cluster = arguments.define(
             "distributed",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orderscale_jax import __doc__ as about
 from orderscale_jax import __version__
-from orderscale_jax.cli import app
+from orderscale_jax.cli import app, arguments
 from orderscale_jax.errors import UserError
 
 COMMANDS = ("train", "reproduce", "analyze", "import-torch", "sweep", "benchmark")
@@ -21,16 +21,16 @@ COMMANDS = ("train", "reproduce", "analyze", "import-torch", "sweep", "benchmark
 def main(command: str | None = None):
     """Runs a command with the arguments of the process; without a name the first argument is it."""
     with app.guard():
-        arguments = sys.argv[1:]
+        given = sys.argv[1:]
         if command is None:
-            command, *arguments = arguments or ["--help"]
+            command, *given = given or ["--help"]
         if command in app.HELP:
             print(_overview(), flush=True)
         elif command == "--version":
             print(f"orderscale {__version__}", flush=True)
         elif command in COMMANDS:
             module = importlib.import_module(f"orderscale_jax.cli.{_module(command)}")
-            app.run(module, [f"orderscale {command}", *arguments])
+            app.run(module, [f"orderscale {command}", *given])
         else:
             raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
 
@@ -40,7 +40,7 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {command.ljust(width)}  {_summary(command)}" for command in COMMANDS]
     return "\n".join(
-        [about.strip().splitlines()[0], "", "orderscale COMMAND --help says more:", "", *lines]
+        [*arguments.wrap(about.strip(), ""), "", "orderscale COMMAND --help says more:", "", *lines]
     )
 
 

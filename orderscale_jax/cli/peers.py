@@ -16,6 +16,7 @@ import optax
 
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import ModelConfig
+from orderscale_jax.model.interventions import SMALLEST_ROW_SUM
 from orderscale_jax.task import tokens
 
 

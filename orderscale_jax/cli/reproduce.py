@@ -1,8 +1,8 @@
-"""The paper's result from nothing: trains both models, ablates, draws, compares.
+"""The paper's result from nothing: trains, ablates, draws, compares.
 
     orderscale reproduce --output=results
 
-Written to the output directory: the two training runs, a report of each model
+Written to the output directory: two training runs, a report of each model
 (report.html, results.json, figures), information_flow.png and .pdf with both
 models side by side, and comparison.txt with our numbers beside the published
 ones and the paper's claims with verdicts.

@@ -1,52 +1,63 @@
-"""Trains a grid of configurations with many seeds each, into one CSV and its figures.
+"""Trains a grid of configurations with many seeds each.
 
-    python -m experiments.sweep --config=configs/sweeps/batch_recipe_small.py --workdir=runs/recipe
-    python -m experiments.sweep --config=configs/sweeps/table4.py --workdir=runs/table4 --dry_run
+    orderscale sweep --config=sweeps/batch_recipe_small --workdir=runs/recipe
+    orderscale sweep --config=sweeps/table4 --dry_run
 
-The same command given again goes on where it was killed. `--config.seeds=4` and
-`--config.base.train.max_steps=1000` change the sweep. Several hosts share it as in experiments.train.
+Written to the work directory: results.csv, a row per run, and its figures. The
+same command again goes on where it was killed. --config.seeds=4 and
+--config.base.train.max_steps=1000 change the sweep. Many processes share it out
+as in orderscale train; each can also be stopped and started in another number.
 """
 
+from __future__ import annotations
+
 import jax
-from absl import flags
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from orderscale_jax import figures, hosts, sweep
-from orderscale_jax.errors import UserError
+from orderscale_jax import figures
+from orderscale_jax.cli import arguments, machine
+from orderscale_jax.cli.configuration import Configuration
+from orderscale_jax.formatting import count
+from orderscale_jax.training import sweep
 from orderscale_jax.training.devices import memory
-from orderscale_jax.training.ensemble import make_setup, planned_bytes
 from orderscale_jax.training.sweep_estimate import measure, rough_bytes
 from orderscale_jax.training.sweep_results import Summary, summarize, varying_fields
 
-CONFIG = launch.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory for results.csv and the figures.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the cells, and estimates of time and memory.")
-launch.define_hosts()
+WORKDIR = arguments.define(
+    "workdir", "str", None, "the directory for results.csv and the figures.", shown="DIR"
+)
+DRY_RUN = arguments.define(
+    "dry_run", "bool", False, "only print the cells, and estimates of time and memory."
+)
+SHARE = machine.ShareFlags()
+CONFIG = Configuration(sweep=True)
 
 
-def main(argv):
-    del argv
-    launch.use_compilation_cache()
-    launch.use_all_cores()
-    launch.join_hosts()
+def main():
+    if not DRY_RUN.value:
+        arguments.required(WORKDIR)
+    config, share = CONFIG.load(), SHARE.share()
+    jobs = sweep.plan(config)
+    machine.use_compilation_cache()
+    machine.use_all_cores()
     if DRY_RUN.value:
-        tell(CONFIG.value)
+        tell(jobs)
         return
-    if WORKDIR.value is None:
-        raise UserError("--workdir is required: the directory for results.csv and the figures")
-    with launch.output_directory(WORKDIR.value) as workdir:
-        jobs = sweep.plan(CONFIG.value)
-        n_jobs = len(range(hosts.index(), len(jobs), hosts.count()))
+    machine.check_alone()
+    with machine.output_directory(WORKDIR.value) as workdir:
+        n_jobs = len(share.of(len(jobs)))
         with tqdm(total=n_jobs, unit="run", disable=None, dynamic_ncols=True) as bar:
             shown = Shown(bar, n_cells=jobs[-1].cell.index + 1)
-            rows = sweep.run(CONFIG.value, workdir, shown)
-        if hosts.index() == 0:
-            for name, figure in pictures(rows, CONFIG.value.success).items():
-                figures.save(figure, workdir / name)
-            print(f"{len(rows)} runs: {workdir / sweep.RESULTS}")
-            for summary in summarize(rows, threshold=CONFIG.value.success):
-                print(sentence(summary))
+            rows = sweep.train(config, workdir, shown, share)
+        if rows is None:
+            print(machine.incomplete(share))
+            return
+        for name, figure in pictures(rows, config.success).items():
+            figures.save(figure, workdir / name)
+        print(f"{len(rows)} runs: {workdir / sweep.RESULTS}")
+        for summary in summarize(rows, threshold=config.success):
+            print(sentence(summary))
 
 
 class Shown:
@@ -63,32 +74,33 @@ class Shown:
         self.bar.update()
 
 
-def tell(config):
+def tell(jobs: list[sweep.Job]):
     """Prints the cells and what they would take."""
-    jobs = sweep.plan(config)
     cells = {job.cell.index: job.cell for job in jobs}
-    n_seeds = len(jobs) // len(cells)
-    speed = measure([cell.setup for cell in cells.values()])
     groups, total = sweep.programs(jobs), 0.0
+    devices = count(jax.local_device_count(), f"{jax.local_devices()[0].platform.upper()} device")
+    runs = (
+        f"{count(len(cells), 'cell')} x {count(len(jobs) // len(cells), 'seed')} = {count(len(jobs), 'run')}"
+    )
+    print(f"{runs}; timing some steps on {devices}", flush=True)
+    speed = measure([cell.setup for cell in cells.values()])
     for group in groups:
         seconds = speed.seconds(group[0].cell.setup, len(group))
         total += seconds
         for cell in dict.fromkeys(job.cell.index for job in group):
             print(f"cell {cell + 1:3d}: {cells[cell]}")
-        print(f"          {len(group)} runs, at most {duration(seconds)}")
-    largest = max(groups, key=lambda group: rough_bytes(group[0].cell.setup) * sweep.runs_at_once(len(group)))
-    setup, split = make_setup(largest[0].cell.config)
-    bytes_needed = planned_bytes(setup, split, sweep.runs_at_once(len(largest)))
-    print(
-        f"{len(cells)} cells x {n_seeds} seeds = {len(jobs)} runs, at most {duration(total)} with "
-        f"{jax.local_device_count()} {jax.local_devices()[0].platform.upper()} device(s), "
-        f"{bytes_needed / 1e6:,.0f} MB at most at once"
-        + ("" if bytes_needed <= memory() else f": cut into parts that fit into {memory() / 1e6:,.0f} MB")
+        print(f"          {count(len(group), 'run')}, at most {duration(seconds)}", flush=True)
+    needed, largest = max(
+        (rough_bytes(group[0].cell.setup) * sweep.runs_at_once(len(group)), str(group[0].cell))
+        for group in groups
     )
     print(
-        "time: between those measured now on the cells with least and most work (good to a factor of two or "
-        "three; runs may stop early); memory: the compiler's plan for the largest cell "
-        f"({largest[0].cell})"
+        f"{runs}, at most {duration(total)} with {devices}, about {needed / 1e6:,.0f} MB at most at once"
+        + ("" if needed <= memory() else f": cut into parts that fit into {memory() / 1e6:,.0f} MB")
+    )
+    print(
+        "time: steps timed now on the cells with least and most work, good to a factor of two or three; runs "
+        f"may stop early; memory: the arrays of the largest cell ({largest}), good to a factor of two"
     )
 
 
@@ -124,7 +136,3 @@ def pictures(rows, success: float) -> dict[str, Figure]:
         for color in ("success", "median"):
             drawn[f"heatmap_{color}"] = figures.success_heatmap(summaries, columns, color)
     return drawn
-
-
-if __name__ == "__main__":
-    launch.run(main)

@@ -1,12 +1,12 @@
 """Trains one configuration.
 
     orderscale train --config=two_layer --workdir=runs/two_layer
-    orderscale train --config=my.py --config.train.max_steps=20000 --workdir=runs/my
+    orderscale train --config=my.py --config.train.max_steps=9000 --workdir=runs/my
 
 The same command again goes on where a killed run stopped. --config.runs=64
-trains 64 seeds as one program. Many processes share them out, with
---distributed under SLURM, Open MPI or on a TPU pod, elsewhere (a job array) with
---num_processes=P --process_id=0 to P-1; all must see the same work directory.
+trains 64 seeds as one program. Many processes share them out: under SLURM, Open
+MPI or on a TPU pod with --distributed, elsewhere (a job array) with
+--num_processes=P --process_id=0 to P-1. All must see the same work directory.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from orderscale_jax.training import workdir as work
 WORKDIR = arguments.define(
     "workdir", "str", None, "the directory for checkpoint, metrics and summary.", shown="DIR"
 )
-CONFIG = Configuration()
 SHARE = machine.ShareFlags()
+CONFIG = Configuration()
 
 
 def main():

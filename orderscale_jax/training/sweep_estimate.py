@@ -1,7 +1,8 @@
-"""How long training takes, before it is done, and which of several setups needs most memory.
+"""How long a sweep takes and what it holds in memory, before it is run.
 
-Work is counted by tracing one gradient step of each model, without compiling it; how long this machine
-takes for the least and the most of it is measured by short stretches. Good to a factor of two or three.
+How long this machine takes for a step is measured, on the cells with the least and the most work of
+each form of the model; other cells lie between by their work, which is counted by tracing one gradient
+without compiling it. Only a step is compiled, not a whole training program, so an estimate costs seconds.
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ import numpy as np
 
 from orderscale_jax.config import Setup
 from orderscale_jax.model import ModelConfig, init_params, scales
-from orderscale_jax.task import make_split
-from orderscale_jax.training.devices import start_runs
-from orderscale_jax.training.ensemble import Ensemble
-from orderscale_jax.training.step import loss
+from orderscale_jax.training.step import loss, optimizer, train_step
 
 TRACED_LISTS = 1024
 MEASURED_RUNS = 64  # on each device that advances runs together
-MEASURED_STEPS = 20
+MEASURED_STEPS = 10
+MEASURED_TIMES = 3
 BYTE_WORK = 0.3  # arithmetic that takes as long as a byte read or written, from 2 and 3 layers on a CPU
+PROGRAM_OVER_STEP = 4  # compiling what trains, over compiling its step: 3 to 5 for Table 4 on 2 CPU cores
 FLOAT = 4  # bytes
 
 
@@ -35,19 +35,22 @@ def work(setup: Setup) -> float:
 
 @functools.cache
 def _work(model: ModelConfig) -> float:
-    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     lists = jax.ShapeDtypeStruct((TRACED_LISTS, model.list_len), jnp.int32)
     gradient = jax.jit(jax.grad(functools.partial(loss, model)))
-    cost = gradient.lower(params, lists).cost_analysis()
+    cost = gradient.lower(_shapes(model), lists).cost_analysis()
     return cost.get("flops", 0.0) + BYTE_WORK * cost.get("bytes accessed", 0.0)
 
 
+def _shapes(model: ModelConfig):
+    """The shapes of a model's weights."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+
 def rough_bytes(setup: Setup) -> float:
-    """What one run keeps and computes with, in arrays: good enough to tell which of several needs most."""
+    """What one run keeps and computes with, in arrays; a compiler plans one to two times as much."""
     model, train = setup.model, setup.train
-    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    kept = 6 * sum(x.size for x in jax.tree.leaves(params))  # weights, moments, best weights, gradient
-    per_list = model.list_len * model.d_vocab
+    kept = 6 * sum(x.size for x in jax.tree.leaves(_shapes(model)))  # weights, moments, best, gradient
+    per_list = 2 * model.list_len * model.d_vocab  # logits and their gradient
     if not scales.is_faster(model):
         per_list += (2 * model.list_len + 1) * model.d_model * model.n_layers
     n_validated = min(train.eval_batch_size, (1 - setup.task.train_fraction) * setup.task.n_lists)
@@ -60,7 +63,7 @@ class Speed:
 
     Attributes:
       points: by whether the model is trained in scales: (work, seconds of a step of one run) of the
-        least and the most work, over all devices.
+        least and the most work, all devices being busy.
       compile_seconds: of one program, without the compilation cache.
     """
 
@@ -75,31 +78,41 @@ class Speed:
 
 
 def measure(setups: list[Setup]) -> Speed:
-    """Trains a short stretch of the smallest and of the largest setup of each form of the model."""
+    """Times a few steps of the smallest and of the largest setup of each form of the model."""
     points, compilations = {}, []
-    for form in {scales.is_faster(setup.model) for setup in setups}:
+    for form in sorted({scales.is_faster(setup.model) for setup in setups}):
         ordered = sorted((setup for setup in setups if scales.is_faster(setup.model) == form), key=work)
-        found = [_stretch(setup) for setup in dict.fromkeys((ordered[0], ordered[-1]))]
-        points[form] = tuple((amount, seconds) for amount, seconds, _ in found)
-        compilations += [compilation for *_, compilation in found]
-    return Speed(points, float(np.mean(compilations)))
+        found = {work(setup): _time_step(setup) for setup in (ordered[0], ordered[-1])}
+        points[form] = tuple((amount, seconds) for amount, (seconds, _) in found.items())
+        compilations += [compilation for _, compilation in found.values()]
+    return Speed(points, PROGRAM_OVER_STEP * float(np.mean(compilations)))
 
 
-def _stretch(setup: Setup) -> tuple[float, float, float]:
-    """Work of a step, its seconds for one run where all devices are busy, and those of compiling it."""
-    endless = {
-        "eval_every": MEASURED_STEPS,
-        "max_steps": 4 * MEASURED_STEPS,
-        "target_accuracy": 2.0,
-        "patience": None,
-    }
-    setup = dataclasses.replace(setup, train=dataclasses.replace(setup.train, **endless))
-    n_runs = jax.local_device_count() * (1 if jax.local_devices()[0].platform == "cpu" else MEASURED_RUNS)
-    ensemble = Ensemble(setup, make_split(setup.task), start_runs(setup, np.arange(n_runs)))
+def _time_step(setup: Setup) -> tuple[float, float]:
+    """Seconds of a step of one run where all devices are busy, and those of compiling it."""
+    devices = jax.local_devices()
+    runs = 1 if devices[0].platform == "cpu" else MEASURED_RUNS
+    generator = np.random.default_rng(0)  # compiling `start_runs` takes longer than all the rest
+    like, lead = _shapes(setup.model), (len(devices), *([runs] if runs > 1 else []))
+    params = jax.tree.map(lambda x: generator.normal(0, 0.1, lead + x.shape).astype(x.dtype), like)
+    size = setup.train.batch_size, setup.task.list_len
+    lists = jnp.asarray(generator.integers(setup.task.n_digits, size=size), jnp.int32)
+    transform = optimizer(setup.train, setup.train.learning_rate, setup.train.weight_decay)
+
+    def steps(params, lists):
+        def one_step(_, carry):
+            return train_step(setup, transform, *carry, lists)[:2]
+
+        return jax.lax.fori_loop(0, MEASURED_STEPS, one_step, (params, transform.init(params)))[0]
+
+    began = time.perf_counter()
+    many = steps if runs == 1 else jax.vmap(steps, in_axes=(0, None))
+    compiled = jax.pmap(many, in_axes=(0, None), devices=devices).lower(params, lists).compile()
+    compilation = time.perf_counter() - began
+    jax.block_until_ready(compiled(params, lists))
     seconds = []
-    for _ in range(3):
+    for _ in range(MEASURED_TIMES):
         began = time.perf_counter()
-        ensemble.advance()
+        jax.block_until_ready(compiled(params, lists))
         seconds.append(time.perf_counter() - began)
-    stretch = min(seconds[1:])
-    return work(setup), stretch / (n_runs * MEASURED_STEPS), max(0.0, seconds[0] - stretch)
+    return min(seconds) / (len(devices) * runs * MEASURED_STEPS), compilation
