@@ -144,7 +144,8 @@ def test_a_share_that_is_killed_is_started_again_and_the_other_never_notices(alo
         said = processes[1].communicate(timeout=120)
         assert processes[1].returncode == 0, said
         assert "share 1 of 2 is complete" in said[0] or "share 2 of 2 is complete" in said[0], said
-        assert processes[0].wait() == -signal.SIGKILL and not (tmp_path / "summary.json").exists()
+        processes[0].communicate()
+        assert processes[0].returncode == -signal.SIGKILL and not (tmp_path / "summary.json").exists()
         processes[0] = share(0)
         said = processes[0].communicate(timeout=120)
         assert processes[0].returncode == 0, said
