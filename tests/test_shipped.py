@@ -13,6 +13,7 @@ import pytest
 
 from orderscale_jax import TaskConfig, load_pretrained, make_split
 from orderscale_jax.analysis import ablate_edges
+from orderscale_jax.config import check_config, default_config
 from orderscale_jax.model import scales
 
 SAID = json.loads((Path(__file__).parent / "fixtures" / "shipped.json").read_text())
@@ -28,6 +29,15 @@ def test_the_split():
 def case(request):
     model, _ = load_pretrained(request.param)
     return model, SAID["models"][request.param]
+
+
+@pytest.mark.parametrize("name", SAID["models"])
+def test_their_configurations_can_be_trained(name):
+    _, config = load_pretrained(name)
+    check_config(config)
+    expected = default_config()
+    expected.model.n_layers = {"two_layer": 2, "three_layer": 3}[name]
+    assert config.to_dict() == expected.to_dict()
 
 
 def test_logits_in_both_forms(case):
