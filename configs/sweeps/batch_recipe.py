@@ -8,8 +8,7 @@
 The recipes: the full batch (`reshuffle` with the whole training set as its batch: no gradient noise),
 `replay`, `reshuffle` (without replacement), `resample` (with replacement from the training set),
 `mirrored` (likewise, in both orders) and `sampled` (from all lists, which no share of training lists
-changes). The full batch also runs with gradient noise: if noise is the cause, it must switch the
-effect; if the symmetry of the two orders is, `mirrored` must.
+changes). The full batch also runs with gradient noise.
 
 Expect, from the reduced grid: `resample`, `replay`, `reshuffle` and the full batch break through with most
 seeds, `sampled` and `mirrored` with hardly any unless there is LayerNorm.
