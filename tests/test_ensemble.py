@@ -9,7 +9,7 @@ import pytest
 
 from orderscale_jax.config import default_config
 from orderscale_jax.training import ensemble
-from orderscale_jax.training.devices import place, start_runs
+from orderscale_jax.training.devices import CompiledTraining, place, start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup, planned_bytes, result
 
 SEEDS = np.arange(40, 48)
@@ -87,6 +87,21 @@ def test_runs_that_advance_together_go_as_if_alone(task, together, monkeypatch):
     assert len({placement.n_runs for placement in placed}) > 1  # some left, and the rest closed ranks
     for ours, theirs in zip(found, together, strict=True):
         assert_same(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_program_is_compiled_for_the_lists_it_is_given(task):
+    """Other lists under the same configuration get a program of their own, and the same ones none anew."""
+    setup, split = task
+    training = CompiledTraining(setup, place(2, setup.train.batch_size))
+    accuracies = []
+    for validation in (split.validation, split.validation[:3], split.validation):
+        runs = training.load(start_runs(setup, SEEDS[:2]))
+        _, reports = training(runs, split.train, validation)
+        accuracies.append(reports["val_accuracy"])
+    sixths = 6 * accuracies[1]  # of three lists of two digits
+    np.testing.assert_allclose(sixths, np.round(sixths), atol=1e-5)
+    np.testing.assert_array_equal(accuracies[0], accuracies[2])
+    assert len(training._programs) == 2
 
 
 def test_runs_that_do_not_fit_wait(monkeypatch):
