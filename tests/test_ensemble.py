@@ -10,7 +10,7 @@ import pytest
 from orderscale_jax.config import default_config
 from orderscale_jax.training import ensemble
 from orderscale_jax.training.devices import CompiledTraining, place, start_runs
-from orderscale_jax.training.ensemble import Ensemble, make_setup, planned_bytes, result
+from orderscale_jax.training.ensemble import Ensemble, make_setup, result
 
 SEEDS = np.arange(40, 48)
 
@@ -110,10 +110,16 @@ def test_runs_that_do_not_fit_wait(monkeypatch):
     config.train.update(batch_size=4, max_steps=20, eval_every=10, max_attempts=1)
     task = make_setup(config)
     expected, all_at_once = train(task, SEEDS[:4])
-    enough, kept = planned_bytes(*task, 2), start_runs(task[0], SEEDS[:4])
+    setup, split = task
+
+    def planned(n_runs):
+        runs = start_runs(setup, SEEDS[:n_runs])
+        return CompiledTraining(setup, place(n_runs, 4)).bytes(runs, split.train, split.validation)
+
+    enough, kept = planned(2), start_runs(setup, SEEDS[:4])
     # Weights, both moments and best weights of every run must lie in the planned memory.
-    assert sum(array.nbytes for array in jax.tree.leaves(kept)) < planned_bytes(*task, 4)
-    assert enough < planned_bytes(*task, 4)
+    assert sum(array.nbytes for array in jax.tree.leaves(kept)) < planned(4)
+    assert enough < planned(4)
     monkeypatch.setattr(ensemble, "memory", lambda: enough)
     found, largest = train(task, SEEDS[:4])
     assert (all_at_once, largest) == (4, 2)

@@ -123,16 +123,6 @@ class Ensemble:
         self._loaded = self._training.load(runs)
 
 
-def planned_bytes(setup: Setup, split: Split, n_runs: int) -> int:
-    """Memory of one device, of the host for a CPU, that so many runs at once will take.
-
-    It is what the compiler plans for their program, which is compiled for it.
-    """
-    compiled = _compiled(setup, place(n_runs, setup.train.batch_size))
-    runs = jax.eval_shape(functools.partial(start_runs, setup), jax.ShapeDtypeStruct((n_runs,), jnp.uint32))
-    return compiled.bytes(runs, *_device_lists(split))
-
-
 def _device_lists(split: Split):
     """Training and validation lists; where lists are sampled, any one stands for the training set."""
     train = split.validation[:1] if split.train is None else split.train
