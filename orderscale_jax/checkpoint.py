@@ -233,7 +233,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     """Writes one directory so that it is either whole or not there, and never lost on the way."""
     if jax.process_count() > 1:
         raise UserError(
-            "a checkpoint is written by a process that is alone: start processes as shares of the runs, without "
+            "a checkpoint is written by a process that is alone: let processes share the runs, each without "
             "jax.distributed"
         )
     path = path.absolute()

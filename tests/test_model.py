@@ -16,7 +16,6 @@ from orderscale_jax.model import (
     ListTransformer,
     ModelConfig,
     bind,
-    cut,
     frozen_projections,
     init_params,
     keep_weights,

@@ -18,7 +18,7 @@ from orderscale_jax.config import Setup, check_config, model_config, task_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.files import plain
 from orderscale_jax.task import Split, make_split
-from orderscale_jax.training.devices import CompiledTraining, memory, place, start_runs, try_runs_again
+from orderscale_jax.training.devices import CompiledTraining, memory, place, try_runs_again
 from orderscale_jax.training.run import Run, attempts_left
 
 # A sweep asks for the same lists and the same program again and again.
