@@ -9,6 +9,7 @@ Dimensions: D model, H heads, C head, T positions, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import warnings
@@ -193,11 +194,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise MissingPackage(
             f"reading {path} needs PyTorch: install orderscale-jax[torch], or give the same arrays as .npz"
         ) from error
+    content = path.read_bytes()  # what the system refuses is not damage
     try:
         with warnings.catch_warnings(action="ignore"):  # about files that are then refused
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):  # of the machine, not of the file
-        raise
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for files that are not its own
         raise UserError(
             f"{path} is not a PyTorch state_dict of plain tensors, or is damaged; nothing in it was run"
