@@ -1,1 +1,1 @@
-"""Launchers: flags in, one or two library calls, results into the directory that was named."""
+"""Launchers for a clone: `python -m experiments.train` is `orderscale train`; and results of long runs."""

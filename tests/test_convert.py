@@ -3,15 +3,14 @@
 import io
 import os
 import pickle
-import subprocess
 import sys
 import zipfile
 
 import numpy as np
 import pytest
-from conftest import VARIANTS, random_model
+from conftest import VARIANTS
 
-from orderscale_jax.checkpoint import load_checkpoint, named_arrays
+from orderscale_jax.checkpoint import named_arrays
 from orderscale_jax.convert import from_torch, read_arrays, to_torch
 from orderscale_jax.training.ensemble import make_setup
 
@@ -223,26 +222,3 @@ def test_an_npz_file_gives_its_arrays(tmp_path):
             read_arrays(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere.npz"):
         read_arrays(tmp_path / "nowhere.npz")
-
-
-def import_torch(source, output):
-    command = [sys.executable, "-m", "experiments.import_torch", f"--source={source}", f"--output={output}"]
-    root = os.path.dirname(os.path.dirname(__file__))
-    environment = {**os.environ, "ORDERSCALE_CACHE": str(output) + "_cache"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
-
-
-def test_the_launcher_writes_a_checkpoint_or_nothing(tmp_path):
-    model = random_model(VARIANTS["two heads"])
-    np.savez(tmp_path / "model.npz", **to_torch(model))
-    done = import_torch(tmp_path / "model.npz", tmp_path / "deep" / "model")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "2 layers, 2 heads, d_model 8, lists of 2 of 5 digits" in done.stdout
-    assert done.stdout.count("\n") == 1
-    assert_equal(named_arrays(load_checkpoint(tmp_path / "deep" / "model")[0]), named_arrays(model))
-
-    np.savez(tmp_path / "other.npz", a=np.ones(3))
-    done = import_torch(tmp_path / "other.npz", tmp_path / "new" / "model")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: array embed.W_E is missing") and done.stderr.count("\n") == 1
-    assert not (tmp_path / "new" / "model").exists()

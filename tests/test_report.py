@@ -3,9 +3,6 @@
 import copy
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,13 +330,6 @@ def small_checkpoint(path):
     save_checkpoint(path, random_model(model_config(config)), config)
 
 
-@pytest.fixture(scope="module")
-def launcher():
-    from experiments import analyze
-
-    return analyze
-
-
 def test_a_report_is_a_folder(tmp_path):
     small_checkpoint(tmp_path / "run" / "checkpoint")
     lines = [validation(3, 1, 10 * i, i / 4, None if i == 2 else 1.0) for i in range(4)]
@@ -355,22 +345,3 @@ def test_a_report_is_a_folder(tmp_path):
     assert results["n_val_used"] == 4 and results["n_val_total"] == 5 and results["n_train"] == 20
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert "training_curves" in names and len(names) == 8
-
-
-def test_the_launcher_says_what_it_cannot_load(launcher, tmp_path):
-    (tmp_path / "model.pt").write_bytes(b"")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="import_torch"):
-        launcher._load(str(tmp_path / "model.pt"))
-    with pytest.raises(ValueError, match="is not a checkpoint"):
-        launcher._load(str(tmp_path / "empty"))
-
-
-def test_a_missing_checkpoint_is_one_line_and_leaves_nothing(tmp_path):
-    command = [sys.executable, "-m", "experiments.analyze", "--checkpoint=nowhere"]
-    command += [f"--output={tmp_path / 'a' / 'b'}"]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: there is no checkpoint at") and done.stderr.count("\n") == 1
-    assert not any(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The paper's result from nothing: trains, ablates, draws, compares.
+"""The paper's result from nothing: train, ablate, draw, compare.
 
     orderscale reproduce --output=results
 

@@ -1,7 +1,7 @@
 """Trains one configuration.
 
     orderscale train --config=two_layer --workdir=runs/two_layer
-    orderscale train --config=my.py --config.train.max_steps=9000 --workdir=runs/my
+    orderscale train --config=my.py --config.runs=8 --workdir=runs/my
 
 The same command again goes on where a killed run stopped. --config.runs=64
 trains 64 seeds as one program. Many processes share them out: under SLURM, Open

@@ -1,0 +1,453 @@
+"""The command `orderscale` does what was asked, or says in one sentence why not and leaves nothing behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import VARIANTS, random_model
+
+from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, named_arrays
+from orderscale_jax.cli import app
+from orderscale_jax.cli.configuration import SHIPPED, find, shipped
+from orderscale_jax.config import GROUPS, options
+from orderscale_jax.convert import to_torch
+from orderscale_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+# Answers requests of one line, each in a fork of a process that has imported everything, which takes
+# seconds; the flags of two commands cannot be in one process.
+SERVER = """
+import json, os, sys, traceback, warnings
+warnings.simplefilter("ignore")
+from orderscale_jax import analysis, convert, figures, report
+from orderscale_jax.cli import configuration, machine, main
+from orderscale_jax.training import sweep, sweep_estimate, workdir
+
+for line in sys.stdin:
+    arguments, code = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+        sys.argv = ["orderscale", *arguments]
+        try:
+            exec(code)
+        except SystemExit as end:
+            status = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 99
+        else:
+            status = 0
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([status, open("out").read(), open("err").read()]), flush=True)
+"""
+SMALL = {
+    "task.n_digits": 8,
+    "model.d_model": 8,
+    "train.batch_size": 16,
+    "train.max_steps": 6,
+    "train.eval_every": 3,
+    "train.max_attempts": 1,
+}
+SMALL_FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
+FILES = {
+    "file": "something else",
+    "typo.py": (
+        "from orderscale_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.learning_rate = 1\n"
+        "    return config\n"
+    ),
+    "nothing.py": "def get_config():\n    return None\n",
+    "interrupted.py": "def get_config():\n    raise KeyboardInterrupt\n",
+    "warns.py": (
+        "import logging\n"
+        "from orderscale_jax.config import default_config\n"
+        "def get_config():\n"
+        "    logging.getLogger('orderscale_jax.checkpoint').warning('the state of step %d is damaged', 7)\n"
+        "    return default_config()\n"
+    ),
+    "layers.py": (
+        "from orderscale_jax.config import default_config\n"
+        "def get_config(n_layers):\n"
+        "    config = default_config()\n"
+        "    config.model.n_layers = int(n_layers)\n"
+        "    return config\n"
+    ),
+    "sweep.py": (
+        "from orderscale_jax.config import default_config\n"
+        "from orderscale_jax.training.sweep import sweep_config\n"
+        "def get_config():\n"
+        "    base = default_config()\n"
+        f"    base.update_from_flattened_dict({ {k: v for k, v in SMALL.items() if 'attempts' not in k} })\n"
+        "    return sweep_config(base, {'model.n_layers': (1, 2)}, seeds=2)\n"
+    ),
+    "unknown.py": (
+        "from orderscale_jax.config import default_config\n"
+        "from orderscale_jax.training.sweep import sweep_config\n"
+        "get_config = lambda: sweep_config(default_config(), {'model.depth': (1,)}, seeds=1)\n"
+    ),
+}
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("cli")
+    for name, text in FILES.items():
+        (place / name).write_text(text)
+    (place / "taken").mkdir()
+    (place / "taken" / "config.json").write_text("{}")
+    (place / "empty").mkdir()
+    np.savez(place / "other.npz", a=np.ones(3))
+    return place
+
+
+def environment(place):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    own = {"PYTHONPATH": path, "ORDERSCALE_CACHE": str(place / "cache"), "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, **own, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(scope="module")
+def orderscale(place):
+    """`orderscale(*arguments)` runs the command in `place` and gives its `Answer`."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, cwd=place, env=environment(place), **pipes) as server:
+
+        def run(*arguments, code="main.main()"):
+            server.stdin.write(json.dumps([arguments, code]) + "\n")
+            server.stdin.flush()
+            return Answer(*json.loads(server.stdout.readline()))
+
+        yield run
+        server.stdin.close()
+
+
+TRAIN = ["train", "--config=two_layer", "--workdir=new/run"]
+SWEEP = ["sweep", "--workdir=new/sweep"]
+BAD = {
+    "no command": (["nothing"], "there is no command 'nothing'; there are train, reproduce"),
+    "no layers": ([*TRAIN, "--config.model.n_layers=0"], "model.n_layers must be at least 1"),
+    "heads": ([*TRAIN, "--config.model.n_heads=7"], "model.n_heads must divide model.d_model"),
+    "one digit": ([*TRAIN, "--config.task.n_digits=1"], "task.n_digits must be at least 2"),
+    "batch": ([*TRAIN, "--config.train.batch_size=8001"], "larger than the training set of 8000"),
+    "unknown field": ([*TRAIN, "--config.model.n_layer=3"], "did you mean --config.model.n_layers?"),
+    "unknown group": ([*TRAIN, "--config.optimizer.lr=3"], "there is no option --config.optimizer.lr"),
+    "unknown flag": ([*TRAIN, "--workdri=x"], "there is no option --workdri: did you mean --workdir?"),
+    "no number": ([*TRAIN, "--config.model.n_layers=two"], "n_layers=two: expected a whole number"),
+    "no rate": ([*TRAIN, "--config.train.learning_rate=fast"], "expected a number"),
+    "no truth": ([*TRAIN, "--config.model.bias=maybe"], "expected true or false"),
+    "none": ([*TRAIN, "--config.train.max_steps=none"], "expected a whole number"),
+    "not even none": ([*TRAIN, "--config.train.patience=ever"], "expected a whole number or none"),
+    "two ways": ([*TRAIN, "--config.train.batches=twice"], "train.batches must be one of"),
+    "no such file": (["train", "--config=nowhere.py", "--workdir=new"], "no configuration file 'nowhere.py'"),
+    "no such name": (
+        ["train", "--config=four_layer", "--workdir=new"],
+        "none of that name is shipped: there are three_layer, two_layer, sweeps/batch_recipe",
+    ),
+    "broken config": (
+        ["train", "--config=file", "--workdir=new"],
+        "file: the configuration file failed: Syn",
+    ),
+    "typo": (
+        ["train", "--config=typo.py", "--workdir=new"],
+        'typo.py:4: the configuration file failed: AttributeError: \'Key "learning_rate" does not exist',
+    ),
+    "no config in it": (["train", "--config=nothing.py", "--workdir=new"], "must return a ConfigDict"),
+    "interrupted": (["train", "--config=interrupted.py", "--workdir=new"], "interrupted"),
+    "no workdir": (["train", "--config=two_layer"], "--workdir is required: the directory for checkpoint"),
+    "no config": (
+        ["train", "--workdir=new"],
+        "--config is required: a Python file with get_config(), or what",
+    ),
+    "a file in the way": ([*TRAIN, "--workdir=file/run"], "cannot be written"),
+    "a file": ([*TRAIN, "--workdir=file"], "cannot be written: it is a file"),
+    "read-only": ([*TRAIN, "--workdir=/proc/run"], "cannot be written"),
+    "stray argument": ([*TRAIN, "stray"], "unexpected argument 'stray'"),
+    "other run": ([*TRAIN, "--workdir=taken"], "holds a run of another configuration"),
+    "half a share": ([*TRAIN, "--num_processes=2"], "--process_id is missing"),
+    "no such share": ([*TRAIN, "--num_processes=2", "--process_id=2"], "there is no process 2 of 2"),
+    "idle share": ([*TRAIN, "--num_processes=2", "--process_id=1"], "more processes (2) than runs (1)"),
+    "two shares": ([*TRAIN, "--distributed", "--num_processes=2", "--process_id=1"], "asks the cluster"),
+    "sweep as a run": (["train", "--config=sweeps/table4", "--workdir=new"], "give it to `orderscale sweep`"),
+    "run as a sweep": ([*SWEEP, "--config=two_layer"], "give it to `orderscale train`"),
+    "run as a base": ([*SWEEP, "--config=two_layer", "--config.base.model.bias"], "has no group 'base'"),
+    "sweep nowhere": (["sweep", "--config=sweep.py"], "--workdir is required"),
+    "unknown axis": ([*SWEEP, "--config=unknown.py"], "the grid's field 'model.depth' is unknown"),
+    "an axis": (
+        [*SWEEP, "--config=sweep.py", "--config.base.model.n_layers=3"],
+        "the grid sets model.n_layers",
+    ),
+    "attempts": ([*SWEEP, "--config=sweep.py", "--config.base.train.max_attempts=3"], "there is no option"),
+    "no checkpoint": (["analyze", "--checkpoint=nowhere", "--output=new"], "no checkpoint at"),
+    "no directory": (
+        ["analyze", "--checkpoint=other.npz", "--output=new"],
+        "orderscale import-torch --source=oth",
+    ),
+    "empty": (["analyze", "--checkpoint=empty", "--output=new"], "is not a checkpoint"),
+    "too many": (
+        ["analyze", "--checkpoint=two_layer", "--output=new", "--examples=9000"],
+        "more than the 2000 validation lists",
+    ),
+    "too few": (["analyze", "--checkpoint=two_layer", "--output=new", "--examples=0"], "expected 1 or more"),
+    "no weights": (["import-torch", "--source=other.npz", "--output=new"], "array embed.W_E is missing"),
+    "no folder": (["reproduce", "--published=nowhere", "--output=new"], "nowhere: No such file or directory"),
+    "no place": (["benchmark", "--output=nowhere/lines"], "nowhere/lines: No such file or directory"),
+    "nothing published": (
+        ["reproduce", "--published=empty", "--output=new"],
+        "holds no published checkpoint",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_said_in_one_sentence(case, orderscale, place):
+    arguments, said = BAD[case]
+    code, out, err = orderscale(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert said in err
+    assert not (place / "new").exists()
+    assert [entry.name for entry in (place / "taken").iterdir()] == ["config.json"]
+    assert (place / "file").read_text() == "something else"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("of another library"), KeyError("x"), ImportError("x"), RuntimeError("x")]
+)
+def test_every_other_error_keeps_its_traceback(error):
+    with pytest.raises(type(error)), app.guard():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "place/file"), "place/file: No space left on device"),
+        (UserError("one thing\nand another"), "one thing; and another"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_what_can_be_expected_is_one_sentence(error, said, capsys):
+    with pytest.raises(SystemExit) as end, app.guard():
+        raise error
+    assert end.value.code == 1
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_verbosity_shows_where_an_error_came_from(orderscale):
+    code, _, err = orderscale(*TRAIN, "--config.model.n_layers=0", "--verbosity=1")
+    assert code == 1 and "Traceback" in err and "__post_init__" in err
+    assert err.splitlines()[-1] == "error: model.n_layers must be at least 1, got 0"
+
+
+def test_a_warning_is_one_line(orderscale):
+    _, _, err = orderscale("train", "--config=warns.py", "--workdir=file")
+    assert err.splitlines()[0] == "warning: the state of step 7 is damaged" and err.count("\n") == 2
+
+
+def test_nobody_reads(orderscale):
+    closed = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 1); main.main()"
+    assert orderscale("train", "--help", code=closed) == (1, "", "")
+
+
+def test_the_commands_are_listed(orderscale):
+    code, out, err = orderscale()
+    assert (code, err) == (0, "") and orderscale("--help") == orderscale("-h") == (code, out, err)
+    named = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert named == ["train", "reproduce", "analyze", "import-torch", "sweep", "benchmark"]
+    assert max(map(len, out.splitlines())) <= 80
+    version = orderscale("--version")
+    assert version == (0, "orderscale 0.1.0\n", "")
+
+
+@pytest.mark.parametrize("command", ["train", "reproduce", "analyze", "import-torch", "sweep", "benchmark"])
+def test_help(command, orderscale):
+    code, out, err = orderscale(command, "--help")
+    assert (code, err) == (0, "") and orderscale(command, "--workdir=x", "-h") == (code, out, err)
+    assert out.startswith(f"orderscale {command}\n\n") and f"    orderscale {command} --" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_tells_every_option(orderscale):
+    said = " ".join(orderscale("train", "--help").out.split())
+    swept = " ".join(orderscale("sweep", "--help").out.split())
+    for group in GROUPS:
+        for name, default, meaning in options(group):
+            flag = f"{group}.{name}".removeprefix(".")
+            shown = str(default).lower() if default is None or isinstance(default, bool) else default
+            assert f"--config.{flag}={shown} {meaning}" in said and meaning
+            assert (
+                f"--config.base.{flag}={shown} {meaning}" in swept
+                or group in ("", "wandb")
+                or (name in ("min_accuracy", "max_attempts", "checkpoint_every"))
+            )
+
+
+def test_a_launcher_of_the_clone_is_the_same_program(orderscale, place):
+    command = [sys.executable, "-m", "experiments.reproduce", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment(place))
+    assert (done.returncode, done.stdout, done.stderr) == orderscale("reproduce", "--help")
+
+
+def test_configurations_are_found_by_name(tmp_path, monkeypatch):
+    assert list(shipped())[:2] == ["three_layer", "two_layer"] and "sweeps/table4" in shipped()
+    monkeypatch.chdir(tmp_path)
+    assert find("sweeps/table4") == SHIPPED / "sweeps" / "table4.py"
+    (tmp_path / "two_layer").mkdir()
+    assert find("two_layer") == SHIPPED / "two_layer.py"  # a directory is no file
+    (tmp_path / "mine.py").write_text("")
+    assert find("mine.py") == Path("mine.py")
+
+
+def test_training(orderscale, place):
+    arguments = ["train", "--config=two_layer", "--workdir=runs/one", *SMALL_FLAGS]
+    code, out, err = orderscale(*arguments)
+    assert (code, err) == (0, "")
+    summary = json.loads((place / "runs" / "one" / "summary.json").read_text())
+    assert summary["steps"] == 6 and summary["seed"] == 0
+    scores = f"accuracy {summary['accuracy']:.4f} (lists {summary['sequence_accuracy']:.4f})"
+    kept = f"at step {summary['best_step']} of attempt 1; 1 attempt, 6 steps, "
+    assert out.startswith(f"1 run on 1 CPU device: {scores} {kept}")
+    assert out.endswith(f" s: {summary['checkpoint']}\n") and out.count("\n") == 1
+    code, out, err = orderscale(*arguments)
+    assert (code, err) == (0, "") and out.startswith(f"this run had finished before: {scores} {kept}")
+
+
+def test_attempts_and_every_form_of_a_flag(orderscale, place):
+    forms = ["--config.model.bias", "--noconfig.model.layer_norm", "--config.train.patience=none"]
+    code, out, err = orderscale(
+        "train",
+        "--config=layers.py:1",
+        "--workdir=runs/two",
+        *SMALL_FLAGS,
+        "--config.train.max_attempts=2",
+        *forms,
+    )
+    assert (code, err) == (0, "") and "; 2 attempts, 12 steps, " in out
+    model = json.loads((place / "runs" / "two" / "config.json").read_text())["model"]
+    assert (model["n_layers"], model["bias"], model["layer_norm"]) == (1, True, False)
+
+
+def test_shares(orderscale):
+    def share(index):
+        arguments = ["--config.runs=2", "--num_processes=2", f"--process_id={index}", *SMALL_FLAGS]
+        return orderscale("train", "--config=two_layer", "--workdir=runs/shared", *arguments)
+
+    told = "share 2 of 2 is complete; the summary comes when all are: the same command tells\n"
+    assert share(1) == (0, told, "")
+    code, out, err = share(0)
+    assert (code, err) == (0, "") and out.startswith("2 processes: 1 run on 1 CPU device: accuracy ")
+    assert ", the best, at step " in out
+
+
+def test_a_sweep(orderscale, place):
+    code, out, err = orderscale("sweep", "--config=sweep.py", "--dry_run", "--config.seeds=3")
+    assert (code, err) == (0, "") and not (place / "new").exists()
+    assert out.startswith("2 cells x 3 seeds = 6 runs; timing some steps on ")
+    assert "cell   1: n_layers 1\n          3 runs, at most " in out and "good to a factor of two" in out
+    arguments = ["sweep", "--config=sweep.py", "--workdir=runs/sweep", "--config.seeds=1"]
+    code, out, err = orderscale(*arguments, "--num_processes=2", "--process_id=0")
+    assert (code, err) == (0, "") and out.startswith("share 1 of 2 is complete; ")
+    code, out, err = orderscale(*arguments, "--num_processes=2", "--process_id=1")
+    assert (code, err) == (0, "") and out.startswith("2 runs: ")
+    assert "n_layers 2: 0/1 at 0.9 or above" in out
+    assert {"results.csv", "success_rates.png"} <= {
+        path.name for path in (place / "runs" / "sweep").iterdir()
+    }
+
+
+def test_a_published_file_becomes_a_checkpoint_or_nothing(orderscale, place):
+    model = random_model(VARIANTS["two heads"])
+    np.savez(place / "model.npz", **to_torch(model))
+    code, out, err = orderscale("import-torch", "--source=model.npz", "--output=deep/model")
+    assert (code, err) == (0, "") and out.count("\n") == 1
+    assert "2 layers, 2 heads, d_model 8, lists of 2 of 5 digits" in out
+    arrays = named_arrays(load_checkpoint(place / "deep" / "model")[0])
+    for name, array in named_arrays(model).items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+REPRODUCE = f"""
+from pathlib import Path
+from orderscale_jax.cli import reproduce
+configs = reproduce.paper_configs(seed=1)
+for config in configs.values():
+    config.update_from_flattened_dict({SMALL})
+Path("tiny").mkdir()
+reproduce.reproduce(configs, Path("tiny"), {{}})
+"""
+
+
+def test_everything_is_reproduced_and_can_be_analysed_again(orderscale, place):
+    code, out, err = orderscale(code=REPRODUCE)
+    assert (code, err) == (0, "")
+    assert (
+        out.startswith("training the model with 2 layers\n") and "training the model with 3 layers\n" in out
+    )
+    compared = (place / "tiny" / "comparison.txt").read_text()
+    assert compared in out and compared.count("two_layer\n") == 1 and "verdict" in compared
+    written = {path.name for path in (place / "tiny").iterdir()}
+    pictures = {"information_flow.png", "information_flow.pdf"}
+    assert written == {"two_layer", "three_layer", "comparison.txt", *pictures}
+    for name in ("two_layer", "three_layer"):
+        assert (place / "tiny" / name / "report.html").is_file()
+        assert json.loads((place / "tiny" / name / "training" / "summary.json").read_text())["seed"] == 1
+    code, out, err = orderscale("analyze", "--checkpoint=tiny/two_layer/training/checkpoint", "--output=page")
+    assert (code, err) == (0, "") and out.count("\n") == 1
+    assert out.startswith("accuracy ") and out.endswith(f" on 13 lists: {place / 'page' / 'report.html'}\n")
+    results, again = (
+        json.loads((place / folder / "results.json").read_text()) for folder in ("tiny/two_layer", "page")
+    )
+    assert again.pop("name") == "training" and results.pop("name") == "two_layer" and again == results
+
+
+PUBLISHED = "from orderscale_jax.cli import reproduce; from pathlib import Path; " + (
+    "print(sorted(reproduce.read_published(Path('published'))))"
+)
+
+
+def test_published_checkpoints_are_read_or_named(orderscale, place):
+    folder = place / "published"
+    folder.mkdir()
+    arrays = to_torch(load_pretrained("two_layer")[0])
+    np.savez(folder / "a_weights.npz", **arrays)
+    np.savez(folder / "a_activations.npz", resid_post=np.ones(3))
+    (folder / "a.pt").write_text("the same model, for which no PyTorch is needed")
+    code, out, err = orderscale(code=PUBLISHED)
+    assert (code, err) == (0, "")
+    assert out == "published model with 2 layers: published/a_weights.npz\n['two_layer']\n"
+    missing = {name: array for name, array in arrays.items() if name != "unembed.W_U"}
+    np.savez(folder / "0_missing.npz", **missing)
+    arguments = ["reproduce", "--published=published", "--output=new"]
+    code, out, err = orderscale(*arguments)
+    assert (code, out) == (1, "")
+    assert (
+        err == "error: published/0_missing.npz is not a published checkpoint: array unembed.W_U is missing\n"
+    )
+    (folder / "0_missing.npz").write_bytes((folder / "a_weights.npz").read_bytes()[:1000])
+    code, out, err = orderscale(*arguments)
+    assert (code, out) == (1, "")
+    assert err == "error: published/0_missing.npz is not an .npz file of plain arrays\n"
+    (folder / "0_missing.npz").rename(folder / "0_damaged.pt")
+    code, out, err = orderscale(*arguments)
+    assert (code, out) == (1, "") and err.startswith("error: ") and err.count("\n") == 1
+    assert "published/0_damaged.pt" in err
+    assert not (place / "new").exists()
