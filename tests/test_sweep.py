@@ -103,13 +103,13 @@ def test_finished_runs_are_not_trained_again(whole, tmp_path, monkeypatch):
     text = whole[1].read_text()
     (tmp_path / "results.csv").write_text(text[:-10])  # the last row is torn
     asked = []
-    original = sweep.train_together
+    original = sweep._train_together
 
     def spy(jobs, on_row):
         asked.extend((job.cell.index, job.seed) for job in jobs)
         original(jobs, on_row)
 
-    monkeypatch.setattr(sweep, "train_together", spy)
+    monkeypatch.setattr(sweep, "_train_together", spy)
     assert without_time(sweep.train(tiny(), tmp_path)) == without_time(whole[0])
     assert asked == [(1, 1)]
 
@@ -135,6 +135,15 @@ def test_processes_share_a_sweep(whole, tmp_path, order):
         sweep.train(tiny({"train.learning_rate": (0.01,)}, seeds=1), tmp_path, share=first)
 
 
+def test_a_defect_of_a_library_is_not_taken_for_a_wrong_cell(monkeypatch):
+    def broken(config):
+        raise ValueError("a library's own")
+
+    monkeypatch.setattr(sweep, "make_setup", broken)
+    with pytest.raises(ValueError, match="a library's own"):
+        sweep.plan(tiny())
+
+
 def test_another_number_of_processes_goes_on(whole, tmp_path):
     assert sweep.train(tiny(), tmp_path, share=Share(1, 3)) is None
     trained = []
@@ -156,7 +165,7 @@ def test_a_part_that_does_not_fit_is_halved(whole, monkeypatch):
     monkeypatch.setattr(sweep, "_start", small)
     monkeypatch.setattr(sweep, "runs_at_once", lambda n_runs: 2)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    sweep.train_together(sweep.plan(tiny()), lambda job, row: rows.append(row))
+    sweep._train_together(sweep.plan(tiny()), lambda job, row: rows.append(row))
     assert sizes == [2, 1, 1, 1, 1]
     assert without_time(rows) == without_time(whole[0])
 
@@ -165,10 +174,6 @@ def test_programs_share_what_differs_in_values_only():
     grid = {"model.n_layers": (1, 2), "train.learning_rate": (0.1, 0.2), "train.weight_decay": (0.0, 0.1)}
     jobs = sweep.plan(tiny(grid, seeds=3))
     assert [len(group) for group in sweep.programs(jobs)] == [12, 12]
-    assert sweep.shared_setup(jobs[:12]).model.n_layers == 1
-    with pytest.raises(ValueError, match="cannot run together") as error:
-        sweep.train_together(jobs, lambda job, row: None)
-    assert "\n" not in str(error.value)
 
 
 def test_tied_fields_make_other_grids_than_rectangles():

@@ -174,9 +174,12 @@ class CompiledTraining:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def start_runs(setup: Setup, seeds) -> Run:
-    """Runs [R, …] before their first step, for seeds [R]."""
-    return jax.vmap(functools.partial(run.start, setup))(jnp.asarray(seeds, jnp.uint32))
+def start_runs(setup: Setup, seeds, learning_rates=None, weight_decays=None) -> Run:
+    """Runs [R, …] before their first step, for seeds [R] and rates [R], by default the configured ones."""
+    start = functools.partial(run.start, setup)
+    return jax.vmap(lambda seed, *rates: start(seed, 0, *rates))(
+        jnp.asarray(seeds, jnp.uint32), learning_rates, weight_decays
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -31,15 +30,14 @@ from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import Setup, TrainConfig, check_seeds
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import bind
-from orderscale_jax.training import run as runs
+from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup, result
 from orderscale_jax.training.run import Run
 from orderscale_jax.training.shares import Share
-from orderscale_jax.training.sweep_results import SUCCESS, ResultsFile, read_results, write_results
+from orderscale_jax.training.sweep_results import OUTCOMES, SUCCESS, ResultsFile, read_results, write_results
 
 ALL = Share()
 RESULTS = "results.csv"
-OUTCOMES = ("accuracy", "sequence_accuracy", "position_accuracy", "transition_step", "best_step", "steps")
 PER_RUN = ("learning_rate", "weight_decay")  # values of a run, not of its program
 
 
@@ -146,7 +144,7 @@ def _cell(index: int, values: dict[str, Any], base: ml_collections.ConfigDict) -
             raise UserError(f"the grid's value {value!r} does not fit {field}: {error}") from error
     try:
         return Cell(index, values, config, make_setup(config)[0])
-    except ValueError as error:
+    except UserError as error:
         named = ", ".join(f"{field}={value}" for field, value in values.items())
         raise UserError(f"the cell {named} cannot be trained: {error}") from error
 
@@ -157,22 +155,6 @@ def programs(jobs: Sequence[Job]) -> list[list[Job]]:
     for job in jobs:
         groups.setdefault(_program(job.cell.setup), []).append(job)
     return list(groups.values())
-
-
-def shared_setup(jobs: Sequence[Job]) -> Setup:
-    """The setup under which these runs are one program.
-
-    Raises:
-      UserError: they differ in more than seed, learning rate and weight decay.
-    """
-    setups = list(dict.fromkeys(_program(job.cell.setup) for job in jobs))
-    if len(setups) > 1:
-        a, b = (next(j.cell for j in jobs if _program(j.cell.setup) == setup) for setup in setups[:2])
-        raise UserError(
-            f"these cells cannot run together: [{a}] and [{b}] have other shapes or another program; "
-            f"only seeds, {' and '.join(PER_RUN)} may differ"
-        )
-    return setups[0]
 
 
 def _program(setup: Setup) -> Setup:
@@ -218,7 +200,7 @@ def train(
 
         try:
             for group in programs(unfinished):
-                train_together(group, finish)
+                _train_together(group, finish)
         finally:
             file.close()
         finished = _finished(workdir, jobs)
@@ -247,19 +229,16 @@ def _finished(workdir: Path, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], None]):
-    """Trains runs that share one program, as many at once as suits the devices.
+def _train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], None]):
+    """Trains runs of one of `programs`, as many at once as suits the devices.
 
     On a CPU runs of a device take turns, so there are as many at once as devices: rows come early
     and a kill loses little. On other devices all, of which `Ensemble` takes as many as fit; if the
     device runs out of memory after all, half as many.
     Places left over in the last group train one of its runs again, because sharing out a batch
     instead would round differently.
-
-    Raises:
-      UserError: the runs do not share one program.
     """
-    setup = shared_setup(jobs)
+    setup = _program(jobs[0].cell.setup)
     _, split = make_setup(jobs[0].cell.config)
     n_devices, size = jax.local_device_count(), runs_at_once(len(jobs))
     pending = list(range(len(jobs)))
@@ -283,13 +262,8 @@ def train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], 
 def _start(setup: Setup, jobs: Sequence[Job]) -> Run:
     """The runs [R, …] of these jobs before their first step."""
     trains = [job.cell.setup.train for job in jobs]
-    rates, decays = (np.array([getattr(train, name) for train in trains], np.float32) for name in PER_RUN)
-    return _started(setup, np.array([job.seed for job in jobs], np.uint32), rates, decays)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _started(setup: Setup, seeds, rates, decays) -> Run:
-    return jax.vmap(lambda *values: runs.start(setup, values[0], 0, *values[1:]))(seeds, rates, decays)
+    per_run = (np.array([getattr(train, name) for train in trains], np.float32) for name in PER_RUN)
+    return start_runs(setup, np.array([job.seed for job in jobs], np.uint32), *per_run)
 
 
 def _finish(ensemble: Ensemble, jobs: Sequence[tuple[int, Job]], ended: Callable[[int, dict], None]):

@@ -28,18 +28,8 @@ NORMAL_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 CONFIG_COLUMNS = tuple(
     dict.fromkeys(f.name for c in (TaskConfig, ModelConfig, TrainConfig) for f in dataclasses.fields(c))
 )
-RESULT_COLUMNS = (
-    "accuracy",
-    "sequence_accuracy",
-    "position_accuracy",
-    "transition_step",
-    "best_step",
-    "steps",
-    "seconds",
-    "parameters",
-    "weights_sha256",
-    "device",
-)
+OUTCOMES = ("accuracy", "sequence_accuracy", "position_accuracy", "transition_step", "best_step", "steps")
+RESULT_COLUMNS = (*OUTCOMES, "seconds", "parameters", "weights_sha256", "device")
 COLUMNS = ("run", "seed", *CONFIG_COLUMNS, *RESULT_COLUMNS)
 TEXT_COLUMNS = ("run", "duplicates", "frozen_heads", "batches", "schedule", "weights_sha256", "device")
 
@@ -136,7 +126,7 @@ class Summary:
     Attributes:
       values: the fields that name the cell, with their values.
       accuracies: [R] of its runs, in order of seeds.
-      transition_steps: [R] first evaluation above 0.75, NaN for runs without one.
+      transition_steps: [R] first evaluation above TRANSITION_ACCURACY, NaN for runs without one.
       steps: [R] trained.
       threshold: accuracy from which a run is a success.
     """
