@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig
-from orderscale_jax.options import check_types, meanings
+from orderscale_jax.options import check_types, check_values, meanings
 from orderscale_jax.task import TaskConfig
 
 BATCHES = ("reshuffle", "replay", "resample", "mirrored", "sampled")
@@ -68,26 +68,20 @@ class TrainConfig:
 
     def __post_init__(self):
         check_types(self, "train")
-        for name in (
+        counts = (
             "batch_size",
             "max_steps",
             "eval_every",
             "eval_batch_size",
             "max_attempts",
             "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        if self.batches not in BATCHES:
-            raise UserError(f"train.batches must be one of {', '.join(BATCHES)}; got {self.batches!r}")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"train.schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+        )
+        least = {**dict.fromkeys(counts, 1), "warmup_steps": 0}
+        check_values(self, "train", least, {"batches": BATCHES, "schedule": SCHEDULES})
         if not self.learning_rate > 0:
             raise UserError(f"train.learning_rate must be positive, got {self.learning_rate}")
         if not self.weight_decay >= 0:
             raise UserError(f"train.weight_decay must not be negative, got {self.weight_decay}")
-        if self.warmup_steps < 0:
-            raise UserError(f"train.warmup_steps must not be negative, got {self.warmup_steps}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise UserError(f"train.max_grad_norm must be positive or None, got {self.max_grad_norm}")
         if not self.gradient_noise >= 0:
@@ -103,7 +97,7 @@ class RunConfig:
     Attributes:
       seed: decides the initial weights and the batches; of several runs it is the first one's.
       runs: how many runs are trained as one program, with seeds seed … seed + runs - 1.
-      name: of the run, for Weights & Biases and reports; made from the options where it is empty.
+      name: of the run, in Weights & Biases and in reports; where it is empty one is made up.
     """
 
     seed: int = 0
@@ -112,8 +106,7 @@ class RunConfig:
 
     def __post_init__(self):
         check_types(self, "config")
-        if self.runs < 1:
-            raise UserError(f"runs must be at least 1, got {self.runs}")
+        check_values(self, "config", {"runs": 1}, {})
         check_seeds(self.seed, self.runs)
 
 

@@ -31,6 +31,16 @@ def check_types(options: Any, group: str):
             )
 
 
+def check_values(options: Any, group: str, least: dict[str, int], choices: dict[str, tuple[str, ...]]):
+    """UserError if a field is below its least value, or is a word that is none of its choices."""
+    for name, limit in least.items():
+        if (value := getattr(options, name)) < limit:
+            raise UserError(f"{group}.{name} must be at least {limit}, got {value}")
+    for name, words in choices.items():
+        if (value := getattr(options, name)) not in words:
+            raise UserError(f"{group}.{name} must be one of {', '.join(words)}; got {value!r}")
+
+
 def meanings(cls: type) -> dict[str, str]:
     """What each option of a dataclass means, from the section `Attributes` of its docstring, on one line."""
     _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")

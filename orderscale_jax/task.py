@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from orderscale_jax.errors import UserError
-from orderscale_jax.options import check_types
+from orderscale_jax.options import check_types, check_values
 
 DUPLICATES = ("all", "none", "train_only")
 LARGEST_SPLIT = 256 * 2**20  # bytes of all lists as int32; beyond it lists are sampled (50^4 fit, 100^4 not)
@@ -39,16 +39,7 @@ class TaskConfig:
 
     def __post_init__(self):
         check_types(self, "task")
-        if self.list_len < 1:
-            raise UserError(f"task.list_len must be at least 1, got {self.list_len}")
-        if self.n_digits < 2:
-            raise UserError(
-                f"task.n_digits must be at least 2 (one digit leaves nothing to tell), got {self.n_digits}"
-            )
-        if self.duplicates not in DUPLICATES:
-            raise UserError(
-                f"task.duplicates must be one of {', '.join(DUPLICATES)}; got {self.duplicates!r}"
-            )
+        check_values(self, "task", {"list_len": 1, "n_digits": 2}, {"duplicates": DUPLICATES})
         if not 0.0 < self.train_fraction < 1.0:
             raise UserError(f"task.train_fraction must lie between 0 and 1, got {self.train_fraction}")
         if not 0 <= self.split_seed < 2**32:

@@ -297,8 +297,8 @@ def test_initial_weights():
         ({"n_layers": 0}, "model.n_layers must be at least 1, got 0"),
         ({"n_heads": 0}, "model.n_heads must be at least 1"),
         ({"d_model": 10, "n_heads": 4}, "model.n_heads must divide model.d_model: 10 is not a multiple of 4"),
-        ({"n_digits": 1}, "n_digits must be at least 2"),
-        ({"frozen_heads": "own"}, "model.frozen_heads must be 'shared' or 'block', got 'own'"),
+        ({"n_digits": 1}, "model.n_digits must be at least 2"),
+        ({"frozen_heads": "own"}, "model.frozen_heads must be one of shared, block; got 'own'"),
     ],
 )
 def test_wrong_options(options, said):

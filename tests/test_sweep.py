@@ -358,7 +358,7 @@ def test_estimates_grow_with_what_costs():
     assert 0 < work(small) < work(large) and 0 < rough_bytes(small) < rough_bytes(large)
     twice = sweep.plan(tiny({"train.batch_size": (8,)}, seeds=1))[0].cell.setup
     once = sweep.plan(tiny({"train.batch_size": (4,)}, seeds=1))[0].cell.setup
-    assert work(twice) == 2 * work(once)
+    assert work(once) < work(twice)
 
 
 def test_gradient_noise_has_the_stated_scale():

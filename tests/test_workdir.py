@@ -153,7 +153,7 @@ def test_a_wrong_configuration_leaves_nothing(tmp_path):
         ({"batches": "all"}, "train.batches must be one of reshuffle, .*; got 'all'"),
         ({"learning_rate": 0.0}, "train.learning_rate must be positive"),
         ({"weight_decay": -1.0}, "train.weight_decay must not be negative"),
-        ({"warmup_steps": -1}, "train.warmup_steps must not be negative"),
+        ({"warmup_steps": -1}, "train.warmup_steps must be at least 0, got -1"),
         ({"max_grad_norm": 0.0}, "train.max_grad_norm must be positive or None"),
         ({"patience": 0}, "train.patience must be at least 1 or None"),
     ):
@@ -174,7 +174,7 @@ def test_a_misspelt_option_is_refused_wherever_it_stands():
         with pytest.raises(UserError, match=f"unknown option {place}; "):
             check_config(ml_collections.ConfigDict(wrong))
     for name, value, said in (
-        ("runs", 0, "runs must be at least 1, got 0"),
+        ("runs", 0, "config.runs must be at least 1, got 0"),
         ("seed", -1, "seeds must be from 0 to"),
         ("name", 3, "config.name must be a word, got 3"),
     ):

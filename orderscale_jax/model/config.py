@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from orderscale_jax import task
 from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Graph
-from orderscale_jax.options import check_types
+from orderscale_jax.options import check_types, check_values
 
 FROZEN_HEADS = ("shared", "block")
 
@@ -49,17 +49,12 @@ class ModelConfig:
 
     def __post_init__(self):
         check_types(self, "model")
-        for name in ("n_layers", "n_heads", "d_model", "list_len"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_digits < 2:
-            raise UserError(f"n_digits must be at least 2, got {self.n_digits}")
+        least = {"n_layers": 1, "n_heads": 1, "d_model": 1, "list_len": 1, "n_digits": 2}
+        check_values(self, "model", least, {"frozen_heads": FROZEN_HEADS})
         if self.d_model % self.n_heads:
             raise UserError(
                 f"model.n_heads must divide model.d_model: {self.d_model} is not a multiple of {self.n_heads}"
             )
-        if self.frozen_heads not in FROZEN_HEADS:
-            raise UserError(f"model.frozen_heads must be 'shared' or 'block', got {self.frozen_heads!r}")
 
     @property
     def d_head(self) -> int:
