@@ -1,1 +1,1 @@
-"""Launchers for a clone: `python -m experiments.train` is `orderscale train`; and results of long runs."""
+"""Each command of `orderscale` as `python -m experiments.NAME`, for a clone."""

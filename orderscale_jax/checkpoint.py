@@ -249,7 +249,9 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
                 config=ocp.args.JsonSave({"format": FORMAT, **about}),
             )
             checkpointer.save(partial, items)
-        (partial / SUMS).write_text("".join(f"{sum}  {name}\n" for name, sum in _file_sums(partial).items()))
+        (partial / SUMS).write_text(
+            "".join(f"{digest}  {name}\n" for name, digest in _file_sums(partial).items())
+        )
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
             path.rename(previous)
@@ -306,15 +308,15 @@ def _check_sums(path: Path):
         found = _file_sums(path)
     except FileNotFoundError as error:
         raise _damaged(path) from error
-    if {name: sum for sum, _, name in (line.partition("  ") for line in lines)} != found:
+    if {name: digest for digest, _, name in (line.partition("  ") for line in lines)} != found:
         raise _damaged(path)
 
 
 def _file_sums(path: Path) -> dict[str, str]:
     """SHA-256 of every file of the arrays, by its name relative to `path`."""
-    files = sorted(file for file in (path / "arrays").rglob("*") if file.is_file())
+    of_arrays = sorted(file for file in (path / "arrays").rglob("*") if file.is_file())
     return {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in of_arrays
     }
 
 

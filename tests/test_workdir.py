@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shutil
+import sys
+import types
 
 import ml_collections
 import numpy as np
@@ -160,6 +162,25 @@ def test_a_wrong_configuration_leaves_nothing(tmp_path):
         with pytest.raises(UserError, match=said):
             train(small_config(**wrong), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_weights_and_biases_hears_of_every_validation(tmp_path, monkeypatch):
+    said = []
+    session = types.SimpleNamespace(
+        log=lambda line, step=None: said.append((step, line)), finish=lambda: said.append("end")
+    )
+    wandb = types.SimpleNamespace(init=lambda **about: said.append(about) or session)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config = small_config()
+    config.wandb.enabled = True
+    summary = train(config, tmp_path)
+    about, *validations, (_, final), end = said
+    assert about["project"] == "order-by-scale" and about["config"]["train"]["max_steps"] == 23
+    assert [step for step, _ in validations] == [line["total_steps"] for line in lines(tmp_path)]
+    assert final["final/accuracy"] == summary["accuracy"] and end == "end"
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="needs the package wandb: pip install"):
+        train(config, tmp_path / "without")
 
 
 def test_a_misspelt_option_is_refused_wherever_it_stands():

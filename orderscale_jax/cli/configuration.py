@@ -25,10 +25,7 @@ OF_A_SWEEP = (  # name, kind and meaning of what `sweep_config` takes beside bas
     ("success", "float", "accuracy from which a run counts as one, in figures and sentences."),
 )
 NOT_OF_A_SWEEP = ("min_accuracy", "max_attempts", "checkpoint_every")  # its runs are tried once, and short
-HEADING = (
-    "Options of the configuration, with their defaults. What the file sets comes before the default, what "
-    "is given here before both"
-)
+HEADING = "Options of the configuration, with their defaults (the command line wins over the file)"
 
 
 class Configuration:

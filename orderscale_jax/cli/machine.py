@@ -137,6 +137,6 @@ def check_alone():
 def incomplete(share: Share) -> str:
     """What is to be said at the end of a share that is not the last."""
     return (
-        f"share {share.index + 1} of {share.count} is complete; the summary comes when all are: "
-        "the same command tells"
+        f"share {share.index + 1} of {share.count} is complete; the summary is written when all are: "
+        "run the same command again to see it"
     )

@@ -6,7 +6,7 @@
 Written to the work directory: results.csv, a row per run, and its figures. The
 same command again goes on where it was killed. --config.seeds=4 and
 --config.base.train.max_steps=1000 change the sweep. Many processes share it out
-as in orderscale train; each can also be stopped and started in another number.
+as in orderscale train; it can be continued with another number of processes.
 """
 
 from __future__ import annotations

@@ -44,19 +44,19 @@ def is_faster(config: ModelConfig) -> bool:
 
 def logits(model: ListTransformer, lists) -> jax.Array:
     """Logits [B, n, V], equal to `model(lists)`."""
-    scales = Scales(model, lists)
-    lists, table = scales.lists, LogitTable(model)
+    form = Scales(model, lists)
+    lists, table = form.lists, LogitTable(model)
     rows = table.rows(lists)
-    outputs = [scales.final(position) for position in model.config.graph.outputs]
+    outputs = [form.final(position) for position in model.config.graph.outputs]
     columns = [jnp.broadcast_to(table.logits(o, rows), (len(lists), table.width)) for o in outputs]
     return jnp.stack(columns, axis=1)[..., : model.config.d_vocab]
 
 
 def loss(model: ListTransformer, lists) -> jax.Array:
     """Mean cross-entropy over lists and outputs, with a gradient made in the forward pass."""
-    scales = Scales(model, lists)
-    lists, table = scales.lists, LogitTable(model)
-    outputs = [scales.final(position) for position in model.config.graph.outputs]
+    form = Scales(model, lists)
+    lists, table = form.lists, LogitTable(model)
+    outputs = [form.final(position) for position in model.config.graph.outputs]
     varying = tuple({s: c for s, c in o.items() if not isinstance(c, float)} for o in outputs)
     constant = tuple(tuple((s, c) for s, c in o.items() if isinstance(c, float)) for o in outputs)
     return readout_loss(constant, table.digits, table.shared, varying, lists)

@@ -78,7 +78,7 @@ def _train_share(config, setup: Setup, split, workdir: Path, place: Path, mine) 
     steps, runs, seconds = _resume(place, start_runs(setup, config.seed + mine), first)
     began = time.perf_counter() - seconds
     total_steps, saved = np.array(runs.total_steps), steps
-    logger = _weights_and_biases(config) if first == 0 else _no_logger
+    wandb = _weights_and_biases(config) if first == 0 else None
     with Progress(setup, runs) as progress, open(place / "metrics.jsonl", "a") as log:
         ensemble = Ensemble(setup, split, runs)
         placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
@@ -90,7 +90,8 @@ def _train_share(config, setup: Setup, split, workdir: Path, place: Path, mine) 
                 total_steps[line["index"]] = line["total_steps"]
                 line["index"] += first
                 log.write(json.dumps(line) + "\n")
-                logger(line)
+                if wandb:
+                    wandb.log(line, step=line["total_steps"])
             log.flush()
             steps += int((total_steps - before).max())
             if steps - saved >= setup.train.checkpoint_every and not ensemble.done:
@@ -99,8 +100,10 @@ def _train_share(config, setup: Setup, split, workdir: Path, place: Path, mine) 
                 checkpoint.save_state(states, steps, ensemble.state(), metadata)
     runs = ensemble.state()
     members = [_write_member(workdir, config, setup, result(runs, i)) for i in range(len(mine))]
-    best = max(members, key=lambda member: member["accuracy"])
-    logger({f"final/{name}": best[name] for name in ("accuracy", "sequence_accuracy")}, last=True)
+    if wandb:
+        best = max(members, key=lambda member: member["accuracy"])
+        wandb.log({f"final/{name}": best[name] for name in ("accuracy", "sequence_accuracy")})
+        wandb.finish()
     return {
         "config": _describe(config),
         "members": members,
@@ -235,23 +238,11 @@ def _merge_logs(logs: list[str]) -> str:
     return "".join(f"{text}\n" for text in merged)
 
 
-def _no_logger(line, last=False):
-    """Logs nowhere."""
-
-
 def _weights_and_biases(config: ml_collections.ConfigDict):
-    """A function that logs a line to Weights & Biases, or does nothing."""
+    """A session of Weights & Biases, None where it is not wanted."""
     if not config.wandb.enabled:
-        return _no_logger
-    wandb = _import_wandb()
-    session = wandb.init(project=config.wandb.project, name=run_name(config), config=_describe(config))
-
-    def log(line, last=False):
-        session.log(line, step=line.get("total_steps"))
-        if last:
-            session.finish()
-
-    return log
+        return None
+    return _import_wandb().init(project=config.wandb.project, name=run_name(config), config=_describe(config))
 
 
 def _import_wandb():
