@@ -351,7 +351,10 @@ def test_shares(orderscale):
         arguments = ["--config.runs=2", "--num_processes=2", f"--process_id={index}", *SMALL_FLAGS]
         return orderscale("train", "--config=two_layer", "--workdir=runs/shared", *arguments)
 
-    told = "share 2 of 2 is complete; the summary comes when all are: the same command tells\n"
+    told = (
+        "share 2 of 2 is complete; the summary is written when all are: "
+        "run the same command again to see it\n"
+    )
     assert share(1) == (0, told, "")
     code, out, err = share(0)
     assert (code, err) == (0, "") and out.startswith("2 processes: 1 run on 1 CPU device: accuracy ")
