@@ -55,6 +55,8 @@ def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_
       FileExistsError: `path` holds something that is not a checkpoint.
       OSError: `path` cannot be written.
     """
+    if not isinstance(model, ListTransformer) or not isinstance(config, ml_collections.ConfigDict):
+        raise UserError("save_checkpoint takes a path, a ListTransformer and a ConfigDict, in this order")
     if model_config(config) != model.config:
         raise UserError(
             f"the configuration describes {model_config(config)}, but the model is {model.config}"
@@ -105,6 +107,7 @@ def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike):
     """Copies a checkpoint to `target`; if another process puts one there at the same time, that one stays."""
     target = Path(target)
     partial = files.beside(target)
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         shutil.copytree(source, partial)
         partial.rename(target)
@@ -165,7 +168,10 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
       metadata: what JSON can hold.
     """
     directory = Path(directory)
-    _write(directory / f"step_{step:09d}", _flatten(state), {"metadata": dict(metadata)})
+    place = directory / f"step_{step:09d}"
+    if place.exists() and not _is_ours(place):  # what is left of a damaged state that was passed over
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    _write(place, _flatten(state), {"metadata": dict(metadata)})
     steps = _steps(directory)
     kept = [other for other in steps if other <= step][-KEPT_STATES:]
     for other in set(steps) - set(kept):
@@ -194,7 +200,7 @@ def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, d
             logger.warning(
                 "the state of step %d in %s is damaged: going on from step %d", damaged[0], directory, step
             )
-        return step, _unflatten(arrays, like, directory), about["metadata"]
+        return step, _unflatten(arrays, like, directory), about.get("metadata", {})
     if damaged:
         raise DamagedError(
             f"no state in {directory} is whole: put back a copy of it, or delete it to train from the start"

@@ -80,6 +80,11 @@ class TrainConfig:
         check_values(self, "train", least, {"batches": BATCHES, "schedule": SCHEDULES})
         if not self.learning_rate > 0:
             raise UserError(f"train.learning_rate must be positive, got {self.learning_rate}")
+        for name in ("min_accuracy", "patience_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"train.{name} is a fraction, from 0 to 1; got {getattr(self, name)}")
+        if self.max_steps * self.max_attempts >= 2**31:
+            raise UserError(f"train.max_steps is too large: all attempts must stay below {2**31} steps")
         if not self.weight_decay >= 0:
             raise UserError(f"train.weight_decay must not be negative, got {self.weight_decay}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
@@ -181,9 +186,10 @@ def check_seeds(first: int, count: int):
 def check_config(config: ml_collections.ConfigDict):
     """UserError unless `config` is complete and every option in it exists and fits."""
     model_config(config), train_config(config)
+    if missing := [name for name in ("seed", "runs", "name", "wandb") if name not in config]:
+        raise UserError(f"the configuration says nothing of {missing[0]}: start from default_config()")
     _build(RunConfig, "", {name: value for name, value in config.items() if name not in GROUPS})
-    if "wandb" in config:
-        _build(WandbConfig, "wandb", config.wandb)
+    _build(WandbConfig, "wandb", config.wandb)
 
 
 def task_config(config: ml_collections.ConfigDict) -> TaskConfig:
@@ -212,6 +218,8 @@ def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
 
 
 def _build(cls, group: str, values, **more):
+    if not isinstance(values, dict | ml_collections.ConfigDict):
+        raise UserError(f"{group} must be a group of options, got {values!r}")
     known = {field.name for field in dataclasses.fields(cls)} - set(more)
     if unknown := sorted(set(values) - known):
         where = f"{group}." if group else ""

@@ -139,13 +139,14 @@ class Graph:
         return index
 
     def _edge(self, given: tuple[int, int, int] | str) -> Edge:
+        if isinstance(given, str):
+            given = given.replace("←", "<-").replace("\u00a0", " ")  # as reports print it
         try:
             edge = self._by_label[given] if isinstance(given, str) else Edge(*map(operator.index, given))
         except (KeyError, TypeError):
             if isinstance(given, str):
                 raise UserError(
-                    f"edge {given!r} does not exist: edges are named as in {self.label(self.edges[-1])!r}, "
-                    f"and there are {len(self.edges)} of them"
+                    f"edge {given!r} does not exist: there are {', '.join(self._by_label)}"
                 ) from None
             raise UserError(
                 f"an edge is three whole numbers (layer, query, key) or a name, got {given!r}"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import numbers
 import re
 from typing import Any
+
+import numpy as np
 
 from orderscale_jax.errors import UserError
 
@@ -29,6 +32,10 @@ def check_types(options: Any, group: str):
             raise UserError(
                 f"{group}.{field.name} must be {name}{' or None' * bool(optional)}, got {value!r}"
             )
+        if isinstance(value, np.generic):  # whose arithmetic overflows
+            object.__setattr__(options, field.name, value.item())
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{group}.{field.name} must be a finite number, got {value!r}")
 
 
 def check_values(options: Any, group: str, least: dict[str, int], choices: dict[str, tuple[str, ...]]):

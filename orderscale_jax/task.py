@@ -74,6 +74,8 @@ def make_split(config: TaskConfig) -> Split:
     All N^n lists in lexicographic order are permuted and the first `int(train_fraction * N^n)`
     train. Where N^n does not fit, `train` is None and validation is 8,192 seeded lists.
     """
+    if not isinstance(config, TaskConfig):
+        raise UserError(f"make_split needs a TaskConfig, got {type(config).__name__}")
     if not config.is_exhaustive:
         return Split(None, _sample_validation(config))
     numbers = np.arange(config.n_lists)  # of lists in lexicographic order: the digits, read as one number

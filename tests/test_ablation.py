@@ -10,7 +10,7 @@ from conftest import random_model
 from flax import nnx
 
 from orderscale_jax.analysis import ablate_edges, ablation
-from orderscale_jax.model import MODES, Interventions, ModelConfig, cut, scales
+from orderscale_jax.model import MODES, Interventions, ListTransformer, ModelConfig, cut, scales
 
 N_LISTS = 41
 TOLERANCE = 0.02
@@ -130,3 +130,15 @@ def test_what_cannot_be_ablated():
         ablate_edges(model, lists[:, :1])
     with pytest.raises(ValueError, match="digits must lie in 0 … 2"):
         ablate_edges(model, lists + 1)
+
+
+def test_an_edge_that_costs_just_the_tolerance_is_spared_and_cut():
+    """What is called critical and what is cut with the rest is decided once, ties included."""
+    config = ModelConfig(d_model=8, n_digits=6)
+    for seed in (22, 35, 50):
+        model = ListTransformer(config, rngs=nnx.Rngs(seed))
+        lists = np.random.RandomState(seed).randint(0, 6, (50, 2))
+        found = ablate_edges(model, lists, tolerance=0.01)
+        rest = [edge for edge in found.edges if edge not in found.critical]
+        expected = accuracies(model, lists, rest, "renormalize").mean()
+        assert found.accuracy_without_non_critical == pytest.approx(expected, abs=1e-6), seed

@@ -12,6 +12,7 @@ from flax import nnx
 from orderscale_jax import analysis, formatting
 from orderscale_jax.analysis import circuit, difference, exchange, observation, separability
 from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, keep_weights, metrics
 
 TWO_LAYERS = ModelConfig(n_layers=2, d_model=8, list_len=2, n_digits=5)
@@ -408,3 +409,22 @@ def test_every_analysis_that_can_serves_any_model(variant):
         assert analysis.logit_lens(observed).agreement.shape[-1] == n
         assert len(analysis.ablate_jointly(observed, observed.graph.edges).errors) == n
         assert analysis.reconstruct_from_positions(observed).predictions.shape == observed.lists.shape
+
+
+def test_interventions_on_an_observation_are_checked(two_layers):
+    for given, said in (
+        ({"keep": np.ones((5, 5))}, r"keep must have shape \[2, 1, 5, 5\], got \[5, 5\]"),
+        ({"keep": -np.ones((2, 1, 5, 5))}, "keep must hold finite numbers, none below 0"),
+        ({"patterns": np.ones((5, 5))}, "patterns must have shape"),
+        ({"patterns_at": np.ones((2, 5, 5), bool)}, "must be given together"),
+        ({"renormalize": "zero"}, "renormalize must hold"),
+    ):
+        with pytest.raises(UserError, match=said):
+            analysis.intervene(two_layers, **given)
+
+
+def test_a_model_that_diverged_is_not_analysed():
+    model = make_model(TWO_LAYERS)
+    model.unembed.W_U[...] = model.unembed.W_U[...].at[0, 0].set(jnp.nan)
+    with pytest.raises(UserError, match="some of its weights are not finite"):
+        analysis.observe(model, all_lists(TWO_LAYERS))

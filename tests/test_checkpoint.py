@@ -342,3 +342,14 @@ def test_a_state_of_another_configuration_is_refused(tmp_path, small_model):
     for other in ({**state, "order": np.arange(7)}, {**state, "more": np.zeros(1)}, {"step": state["step"]}):
         with pytest.raises(ValueError, match="made with another configuration"):
             restore_latest(tmp_path, other)
+
+
+@pytest.mark.parametrize("leftover", ["directory", "file"])
+def test_a_damaged_state_is_replaced_when_its_step_comes_again(two_states, small_model, leftover):
+    directory, restore = two_states
+    place = directory / "step_000000200"
+    shutil.rmtree(place)
+    place.mkdir() if leftover == "directory" else place.write_text("x")
+    assert restore()[0] == 100
+    save_state(directory, 200, training_state(small_model, 200), {})
+    assert restore()[0] == 200

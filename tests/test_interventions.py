@@ -139,7 +139,7 @@ MISFITS = {
     "keep not finite": ({"keep": np.nan * ONES}, "keep must hold finite numbers"),
     "complex": ({"keep": 1j * ONES}, "keep must hold real numbers"),
     "renormalize None": ({"renormalize": None}, "renormalize must be an array of numbers, got NoneType"),
-    "renormalize a word": ({"renormalize": "zero"}, "renormalize must hold truth values"),
+    "renormalize a word": ({"renormalize": "zero"}, "renormalize must hold numbers, got <U4"),
     "renormalize a number": ({"renormalize": 0}, "renormalize must hold truth values, got int64"),
     "renormalize per layer": ({"renormalize": [True, False]}, r"renormalize must have shape \[\], got \[2\]"),
     "patterns of two lists": (
@@ -151,6 +151,11 @@ MISFITS = {
     "numbers as a mask": ({"patterns": ONES[:, None], "patterns_at": 1 * MASKS}, "must hold truth values"),
     "residuals alone": ({"residuals": RESIDUALS}, "residuals and residuals_at must be given together"),
     "residuals at alone": ({"residuals_at": AT}, "residuals and residuals_at must be given together"),
+    "residuals not finite": (
+        {"residuals": np.nan * RESIDUALS, "residuals_at": AT},
+        "residuals must hold finite numbers",
+    ),
+    "an array of words": ({"keep": np.array(["a"])}, "keep must hold numbers"),
     "a layer too few": ({"residuals": RESIDUALS[:2], "residuals_at": AT}, r"shape \[3, 1 or 3, 5, 8\]"),
     "places too few": (
         {"residuals": RESIDUALS, "residuals_at": AT[:2]},
@@ -211,7 +216,8 @@ def test_edges_have_names():
     graph = Graph(2, 2)
     assert graph.check([graph.label(edge) for edge in graph.edges]) == graph.edges
     assert graph.check(["L1 o2<-o1", (1, 4, 2), np.array([0, 2, 0])]) == ((1, 4, 3), (1, 4, 2), (0, 2, 0))
-    np.testing.assert_array_equal(cut(PLAIN, ["L1 o2<-o1"]).keep, cut(PLAIN, [(1, 4, 3)]).keep)
+    for name in ("L1 o2<-o1", "L1\u00a0o2←o1"):  # the second as reports print it
+        np.testing.assert_array_equal(cut(PLAIN, [name]).keep, cut(PLAIN, [(1, 4, 3)]).keep)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +230,7 @@ def test_edges_have_names():
         ([(1.9, 4, 3)], r"three whole numbers \(layer, query, key\) or a name, got \(1.9, 4, 3\)"),
         ([(1, 4)], "three whole numbers"),
         ((1, 4, 3), "three whole numbers .* got 1$"),
-        (["L1 o2<-o3"], "edge 'L1 o2<-o3' does not exist: edges are named as in 'L1 o2<-o1'"),
+        (["L1 o2<-o3"], "edge 'L1 o2<-o3' does not exist: there are L0 d1<-d1, "),
         ("L1 o2<-o1", "must be given as a list"),
         (None, "must be given as a list"),
     ],
@@ -239,8 +245,9 @@ def test_heads():
     for head in (-1, 2):
         with pytest.raises(UserError, match=f"head {head} does not exist: the model has heads 0 … 1"):
             cut(config, [(0, 2, 0)], head=head)
-    with pytest.raises(UserError, match=r"head must be a whole number, got 0\.5"):
-        cut(config, [(0, 2, 0)], head=0.5)
+    for head in (0.5, True):
+        with pytest.raises(UserError, match=f"head must be a whole number, got {head}"):
+            cut(config, [(0, 2, 0)], head=head)
     keep = keep_weights(config, [(0, 2, 0), (1, 4, 3)], head=1)
     assert np.argwhere(keep == 0).tolist() == [[0, 1, 2, 0], [1, 1, 4, 3]]
 
@@ -307,3 +314,26 @@ def test_every_product_is_real_float32_on_every_device(platform):
         assert products, name
         wrong = [line.strip() for line in products if "precision = [HIGHEST, HIGHEST]" not in line]
         assert not wrong, f"{name}: {wrong[0]}"
+
+
+def test_the_model_and_its_configuration_are_not_mixed_up():
+    model = gentle_model(PLAIN)
+    with pytest.raises(UserError, match=r"edges are cut by model\.config and not by a ListTransformer"):
+        cut(model, ["L1 o2<-o1"])
+    with pytest.raises(UserError, match="needs the model and not its configuration"):
+        patch(PLAIN, LISTS, 1, "SEP")
+
+
+def test_no_lists_have_no_logits():
+    model, none = gentle_model(PLAIN), np.zeros((0, 2), int)
+    assert model(none).shape == scales.logits(model, none).shape == (0, 2, 7)
+
+
+def test_the_scale_form_checks_its_edges():
+    model = gentle_model(PLAIN)
+    by_name = scales.Scales(model, LISTS, {"L1 o2<-o1": 0.0}, False).final(4)
+    by_number = scales.Scales(model, LISTS, {(1, 4, 3): 0.0}, False).final(4)
+    jax.tree.map(np.testing.assert_array_equal, by_name, by_number)
+    np.testing.assert_array_equal(by_name[3], 0.0)  # nothing of o1
+    with pytest.raises(UserError, match="does not exist"):
+        scales.Scales(model, LISTS, {(7, 4, 3): 0.0})

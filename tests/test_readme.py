@@ -16,9 +16,9 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 def test_a_checkpoint_is_read_with_bare_orbax():
     (code,) = re.findall(r"<!-- bare orbax -->\n```python\n(.*?)```", README, re.DOTALL)
-    assert "orderscale" not in code and "runs/two_layer/checkpoint" in code
+    assert "orderscale" not in code and "results/two_layer/training/checkpoint" in code
     found = {}
-    exec(code.replace("runs/two_layer/checkpoint", str(PRETRAINED / "two_layer")), found)
+    exec(code.replace("results/two_layer/training/checkpoint", str(PRETRAINED / "two_layer")), found)
     model, config = load_pretrained("two_layer")
     assert found["options"]["model"]["n_layers"] == config.model.n_layers == 2
     ours = named_arrays(model)

@@ -105,6 +105,13 @@ def test_tokens():
     np.testing.assert_array_equal(got, [[3, 4, 5, 11, 10, 10, 10], [0, 0, 9, 11, 10, 10, 10]])
 
 
+def test_numbers_of_numpy_do_not_overflow():
+    config = TaskConfig(n_digits=np.int8(100), list_len=np.int64(9))
+    assert (type(config.n_digits), config.n_lists, config.is_exhaustive) == (int, 10**18, False)
+    with pytest.raises(ValueError, match="make_split needs a TaskConfig, got dict"):
+        make_split({})
+
+
 def test_no_digit_is_taken_for_a_token():
     with pytest.raises(ValueError, match="digits must lie in 0 … 9, got 0 … 11"):
         tokens(np.array([[0, 11]]), n_digits=10)

@@ -26,6 +26,7 @@ from orderscale_jax.model.interventions import Pass, check_head, check_mode
 from orderscale_jax.model.scales import LogitTable, Scales
 
 CHUNK_BYTES = 256 * 2**20  # of residuals or logits alive at once while variants run side by side
+ROUNDING = 1e-9  # of accuracy: an edge that costs just the tolerance is not critical, however it is rounded
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -65,7 +66,8 @@ class EdgeAblation(Printable):
 
     @property
     def critical(self) -> tuple[Edge, ...]:
-        return tuple(e for e, delta in zip(self.edges, self.deltas, strict=True) if delta < -self.tolerance)
+        limit = -self.tolerance - ROUNDING
+        return tuple(e for e, delta in zip(self.edges, self.deltas, strict=True) if delta < limit)
 
     def table(self) -> str:
         """A line per edge: accuracy with it cut, the change in percentage points, and what it is."""
@@ -108,7 +110,8 @@ def ablate_edges(
     if not len(lists):
         raise UserError("ablation needs at least one list")
     graphdef, params = nnx.split(model)
-    intact, cut, rest = jax.device_get(_evaluate(graphdef, params, lists, mode, head, tolerance))
+    affordable = int((tolerance + ROUNDING) * lists.size)  # outputs that an edge may cost uncritically
+    intact, cut, rest = jax.device_get(_evaluate(graphdef, params, lists, mode, head, affordable))
     graph = config.graph
     live = np.array([graph.is_live(edge) for edge in graph.edges])
     correct = np.tile(intact, (len(graph.edges), 1))
@@ -127,7 +130,7 @@ def ablate_edges(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
+def _evaluate(graphdef, params, lists, mode: str, head: int | None, affordable):
     """Lists right of each output: intact [n], every live edge cut [E, n], all non-critical ones cut [n]."""
     model = nnx.merge(graphdef, params)
     config, renormalize = model.config, mode == "renormalize"
@@ -139,7 +142,7 @@ def _evaluate(graphdef, params, lists, mode: str, head: int | None, tolerance):
         intact, cut = counts[0], counts[1:]
     else:
         intact, cut = _cut_residuals(model, lists, renormalize, head)
-    is_critical = (cut - intact).sum(-1) / lists.size < -tolerance
+    is_critical = (intact - cut).sum(-1) > affordable
 
     def together():  # dead edges may be left in place: they change nothing
         if in_scales:

@@ -20,6 +20,7 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import Interventions, ListTransformer, metrics
+from orderscale_jax.model.interventions import checked
 from orderscale_jax.model.numerics import matmul
 
 CHUNK = 2048  # lists on the device at once, so that its memory does not grow with the validation set
@@ -120,6 +121,8 @@ def observe(model: ListTransformer, lists: np.ndarray) -> Observation:
     lists = task.check_lists(lists, model.config.list_len, model.config.n_digits)
     if not len(lists):
         raise UserError("there is nothing to analyse: give at least one list")
+    if not all(np.isfinite(array).all() for array in jax.tree.leaves(nnx.state(model, nnx.Param))):
+        raise UserError("this model cannot be analysed: some of its weights are not finite numbers")
     seen = _in_chunks(model, lists, lambda indices: None)
     return Observation(
         model=model,
@@ -145,9 +148,15 @@ def intervene(
     Args:
       keep: weights [L, H|1, T, T] that multiply the patterns (`model.keep_weights`).
       renormalize: rescale the rows that `keep` changed so that they sum to 1 again.
-      patterns: [L, B|1, H, T, T] to use instead of the model's own.
+      patterns: [L, B|1, H|1, T, T] to use instead of the model's own.
       patterns_at: bool [L, T, T], the edges at which they replace them; everywhere if not given.
+
+    Raises:
+      UserError: a shape, type or value is not as it must be.
     """
+    given = Interventions(keep, renormalize, patterns, patterns_at)
+    given = checked(given, observation.model.config, len(observation.lists))
+    keep, patterns, patterns_at = given.keep, given.patterns, given.patterns_at
     L, _, H, T, _ = observation.patterns.shape
     shape = (L, len(observation.lists), H, T, T)
     if patterns is None:

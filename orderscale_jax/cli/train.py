@@ -38,6 +38,9 @@ def main():
         print(machine.incomplete(share))
     else:
         print(sentence(summary, workdir / "checkpoint", was_finished))
+        bar = config.train.min_accuracy
+        if summary["accuracy"] < bar:
+            print(f"no attempt reached {bar:g} (train.min_accuracy): the best weights of all are kept")
 
 
 def sentence(summary: dict[str, Any], checkpoint: Path, was_finished: bool) -> str:

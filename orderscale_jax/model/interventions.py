@@ -64,6 +64,8 @@ def cut(
 
 def keep_weights(config: ModelConfig, edges: Iterable[Edge | str], *, head: int | None = None) -> np.ndarray:
     """Keep-weights [L, H, T, T] (H = 1 for all heads alike) with the given edges cut."""
+    if not isinstance(config, ModelConfig):
+        raise UserError(f"edges are cut by model.config and not by a {type(config).__name__}")
     check_head(config, head)
     heads = 1 if head is None else config.n_heads
     keep = np.ones((config.n_layers, heads, config.n_positions, config.n_positions), np.float32)
@@ -84,6 +86,8 @@ def patch(model: nnx.Module, donors, layer: int, position: int | str) -> Interve
     Raises:
       UserError: lists that do not fit the model, or a layer or position that does not exist.
     """
+    if isinstance(model, ModelConfig):
+        raise UserError("patch runs the model, so it needs the model and not its configuration")
     config = model.config
     position = config.graph.position(position)
     layer = _index("layer", layer, config.n_layers + 1)
@@ -114,7 +118,9 @@ def _index(what: str, value: Any, count: int) -> int:
     try:
         index = operator.index(value)
     except TypeError:
-        raise UserError(f"{what} must be a whole number, got {value!r}") from None
+        index = None
+    if index is None or isinstance(value, bool):
+        raise UserError(f"{what} must be a whole number, got {value!r}")
     if not 0 <= index < count:
         raise UserError(f"{what} {index} does not exist: the model has {what}s 0 … {count - 1}")
     return index
@@ -166,6 +172,8 @@ def _checked_array(name: str, value: Any, shape: tuple[int | set[int], ...]):
         if array.dtype == object:
             raise UserError(f"{name} must be an array of numbers, got {type(value).__name__}")
         value = array.astype(np.float32) if array.dtype == np.float64 else array
+    if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
+        raise UserError(f"{name} must hold numbers, got {value.dtype}")
     fits = len(value.shape) == len(shape) and all(
         length in (allowed if isinstance(allowed, set) else {allowed})
         for length, allowed in zip(value.shape, shape, strict=True)
@@ -178,7 +186,7 @@ def _checked_array(name: str, value: Any, shape: tuple[int | set[int], ...]):
         raise UserError(f"{name} must hold truth values, got {value.dtype}")
     if jnp.issubdtype(value.dtype, jnp.complexfloating):
         raise UserError(f"{name} must hold real numbers, got {value.dtype}")
-    if name in ("keep", "patterns") and not isinstance(value, jax.core.Tracer):
+    if not is_mask and not isinstance(value, jax.core.Tracer):
         numbers = np.asarray(value)
         if not np.isfinite(numbers).all() or (name == "keep" and (numbers < 0).any()):
             raise UserError(f"{name} must hold finite numbers{', none below 0' * (name == 'keep')}")

@@ -74,7 +74,7 @@ class Scales:
         self,
         model: ListTransformer,
         lists,
-        keep: Mapping[Edge, Scale] | None = None,
+        keep: Mapping[Edge | str, Scale] | None = None,
         renormalize: bool = True,
     ):
         config = model.config
@@ -84,7 +84,9 @@ class Scales:
                 + ", ".join(config.variants)
             )
         self.model, self.graph, self.lists = model, config.graph, config.check_lists(lists)
-        self.keep, self.renormalize = keep or {}, renormalize
+        keep = keep or {}
+        self.keep = dict(zip(self.graph.check(keep), keep.values(), strict=True))
+        self.renormalize = renormalize
         self.sources = _sources(model)
         self._scores, self._queries, self._residuals = {}, {}, {}
 

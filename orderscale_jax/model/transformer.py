@@ -274,7 +274,7 @@ def frozen_projections(config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
 
 def _concatenate(arrays, axis):
     """Concatenates arrays whose leading (batch) axes are equal or 1."""
-    batch = max(array.shape[0] for array in arrays)
+    batch = next((array.shape[0] for array in arrays if array.shape[0] != 1), 1)
     return jnp.concatenate([jnp.broadcast_to(a, (batch, *a.shape[1:])) for a in arrays], axis)
 
 

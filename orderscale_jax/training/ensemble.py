@@ -17,13 +17,21 @@ import numpy as np
 from orderscale_jax.config import Setup, check_config, model_config, task_config, train_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.files import plain
-from orderscale_jax.task import Split, make_split
+from orderscale_jax.task import Split, TaskConfig, make_split
 from orderscale_jax.training.devices import CompiledTraining, memory, place, try_runs_again
 from orderscale_jax.training.run import Run, attempts_left
 
 # A sweep asks for the same lists and the same program again and again.
-_split = functools.lru_cache(maxsize=2)(make_split)
 _compiled = functools.lru_cache(maxsize=4)(CompiledTraining)
+
+
+@functools.lru_cache(maxsize=2)
+def _split(task: TaskConfig) -> Split:
+    split = make_split(task)
+    for lists in (split.train, split.validation):
+        if lists is not None:
+            lists.flags.writeable = False  # they are shared
+    return split
 
 
 def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:

@@ -184,6 +184,8 @@ def train(
       UserError: the sweep is wrong, has fewer runs than shares, or `workdir` holds another one.
     """
     workdir, jobs = Path(workdir), plan(config)
+    if (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds a run and not a sweep: give another directory")
     share.of(len(jobs))  # for its check
     mine = jobs[share.index :: share.count]  # every share gets some of each cell
     finished = _finished(workdir, jobs)

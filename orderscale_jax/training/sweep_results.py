@@ -64,7 +64,7 @@ def _parse(name: str, entry: str) -> Any:
     try:
         return float(entry) if set(entry) & set(".en") else int(entry)
     except ValueError:
-        return entry
+        raise UserError(f"a row of results says {name}={entry!r}, which is no number") from None
 
 
 class ResultsFile:

@@ -62,6 +62,7 @@ def train(
         _import_wandb()
     finished = _claim(workdir, config)
     if finished is not None:
+        _clean(workdir)
         return finished
     _check_shares(workdir, share)
     place = _place(workdir, share)
@@ -137,15 +138,26 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] |
     """Makes `workdir` this configuration's; the summary if its runs have ended."""
     workdir.mkdir(parents=True, exist_ok=True)
     note, summary = workdir / "config.json", workdir / "summary.json"
+    if (workdir / "results.csv").exists():
+        raise UserError(f"{workdir} holds a sweep: give another directory")
     if not note.exists():
         files.write_json(note, _describe(config))
         return None
-    if _read_json(note) != _describe(config):
+    there, here = _read_json(note), _describe(config)
+    if there != here:
         raise UserError(
-            f"{workdir} holds a run of another configuration ({note.name}): "
+            f"{workdir} holds a run of another configuration ({_difference(there, here)}): "
             "give the same configuration again or another directory"
         )
     return _read_json(summary) if summary.exists() else None
+
+
+def _difference(there: Any, here: Any, place: str = "") -> str:
+    """The first option of two configurations that differs, in words."""
+    if not (isinstance(there, dict) and isinstance(here, dict)):
+        return f"{place or 'all of it'} is {there!r} there and {here!r} here"
+    name = next(name for name in {**there, **here} if there.get(name) != here.get(name))
+    return _difference(there.get(name), here.get(name), f"{place}.{name}" if place else name)
 
 
 def _read_json(path: Path) -> Any:
@@ -220,10 +232,15 @@ def _complete(workdir: Path, config, setup: Setup, share: Share) -> dict[str, An
     if len(parts) > 1:
         files.write_text(workdir / "metrics.jsonl", _merge_logs(logs))
     files.write_json(workdir / "summary.json", summary)
+    _clean(workdir)
+    return summary
+
+
+def _clean(workdir: Path):
+    """Removes what nothing needs once the summary is there."""
     for done in (workdir / "parts", workdir / "states"):
         shutil.rmtree(done, ignore_errors=True)
     (workdir / "part.json").unlink(missing_ok=True)
-    return summary
 
 
 def _merge_logs(logs: list[str]) -> str:
