@@ -82,31 +82,15 @@ class ShareFlags:
 
     def __init__(self):
         heading = "Several processes, which share out the runs in one work directory"
-        self._count = arguments.define(
-            "num_processes",
-            "int",
-            None,
-            "how many processes there are.",
-            least=1,
-            shown="P",
-            heading=heading,
+        self._count, self._index = (
+            arguments.define(name, "int", None, meaning, least=least, shown=shown, heading=heading)
+            for name, meaning, least, shown in (
+                ("num_processes", "how many processes there are.", 1, "P"),
+                ("process_id", "which of them this is, from 0.", 0, "I"),
+            )
         )
-        self._index = arguments.define(
-            "process_id",
-            "int",
-            None,
-            "which of them this is, from 0.",
-            least=0,
-            shown="I",
-            heading=heading,
-        )
-        self._cluster = arguments.define(
-            "distributed",
-            "bool",
-            False,
-            "instead of both: take part in what a cluster started (SLURM, Open MPI, TPU pod).",
-            heading=heading,
-        )
+        meaning = "instead of both: take part in what a cluster started (SLURM, Open MPI, TPU pod)."
+        self._cluster = arguments.define("distributed", "bool", False, meaning, heading=heading)
 
     def share(self) -> Share:
         """Which share of the runs is this process's.
