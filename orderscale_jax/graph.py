@@ -68,9 +68,10 @@ class Graph:
             mask[self.outputs, self.outputs] = True
         return mask
 
-    def carries(self, edge: Edge) -> bool:
+    def carries(self, edge: Edge | str) -> bool:
         """False for the outputs' self-edges of layer 0: open before the softmax, zero after it."""
-        return edge.layer > 0 or edge.query <= self.sep
+        layer, query, _ = self._edge(edge)
+        return layer > 0 or query <= self.sep
 
     @functools.cached_property
     def edges(self) -> tuple[Edge, ...]:
@@ -109,9 +110,10 @@ class Graph:
         sources = {position, *(edge.key for edge in reads)}
         return frozenset(reads).union(*(self.upstream(layer - 1, source) for source in sources))
 
-    def label(self, edge: Edge) -> str:
+    def label(self, edge: tuple[int, int, int]) -> str:
         """`L0 SEP<-d1`: layer, query, key."""
-        return f"L{edge.layer} {self.names[edge.query]}<-{self.names[edge.key]}"
+        layer, query, key = edge
+        return f"L{layer} {self.names[query]}<-{self.names[key]}"
 
     def check(self, edges: Iterable[tuple[int, int, int] | str]) -> tuple[Edge, ...]:
         """The given edges, each (layer, query, key) or a name as `label` writes it.

@@ -104,6 +104,8 @@ def test_edges_are_checked():
 def test_a_name_is_an_edge_when_asked_whether_it_is_live():
     graph = Graph(list_len=2, n_layers=2)
     assert graph.is_live("L1 o2<-o1") and not graph.is_live("L1 SEP<-d1")
+    assert graph.carries("L1 o2<-o1") and not graph.carries("L0 o2<-o2")
+    assert graph.label((1, 4, 3)) == "L1 o2<-o1"
     for missing in ("L1 o2<-o3", (2, 4, 3)):
         with pytest.raises(UserError, match="does not exist"):
             graph.is_live(missing)
