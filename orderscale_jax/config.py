@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from typing import Any
 
 import ml_collections
@@ -15,6 +17,22 @@ from orderscale_jax.task import TaskConfig
 
 BATCHES = ("reshuffle", "replay", "resample", "mirrored", "sampled")
 SCHEDULES = ("constant", "cosine")
+SCORES = ("free", "bounded", "divided", "penalized", "shifted")
+OVERRIDES = (  # what can be set for some arrays
+    "learning_rate",
+    "weight_decay",
+    "epsilon",
+    "beta2",
+    "gradient_noise",
+    "initial_scale",
+    "first_step",
+    "last_step",
+)
+STATIC_OVERRIDES = ("beta2",)  # optax computes with it in double precision, so it belongs to the program
+LAST_SCORES_AS_DRAWN = (  # `TrainConfig.overrides` with which every two-layer run breaks through
+    ("blocks.-1.attn.W_[QK]", "learning_rate", 0.0),
+    ("blocks.-1.attn.W_[QK]", "weight_decay", 0.0),
+)
 TRANSITION_ACCURACY = 0.75  # a two-layer run stays near 0.50 or breaks through to 0.9; this is between
 
 
@@ -30,8 +48,22 @@ class TrainConfig:
         list turned round with probability 1/2, so that both orders come equally often; `sampled`:
         drawn from all lists.
       max_steps: steps of one attempt; a run of three attempts may take three times as many.
-      learning_rate: of AdamW (betas 0.9 and 0.999, epsilon 1e-8).
+      learning_rate: of AdamW (betas 0.9 and 0.999).
       weight_decay: decoupled, on every trained array.
+      epsilon: of Adam, added to the root of the second moment.
+      overrides: other values for some arrays, as (pattern, field, value); on the command line
+        `PATTERN FIELD VALUE` with semicolons between. The pattern is a regular expression for whole
+        array names, `blocks.1.attn.W_[QK]` or, from the end, `blocks.-1.attn.W_[QK]`; of two for the same
+        array and field the later one counts. The field is learning_rate (0 leaves the array as it was
+        drawn but for its weight decay, which then goes on at train.learning_rate, and computes no
+        gradient for it), weight_decay, epsilon, beta2, gradient_noise, initial_scale (a factor on what
+        is drawn), first_step or last_step (outside these steps the array stays as it is).
+      scores: what becomes of the scores of the last layer's outputs that choose between several keys,
+        while training and in its validations: `free`, nothing; `bounded`, c tanh(s / c); `divided`, s / c;
+        `penalized`, the loss gets c times their mean square; `shifted`, c is added to those of SEP. For
+        sweeps of plain models only: the weights that come out belong to the model with this change.
+      scores_value: c of `scores`.
+      scores_until: step from which the scores are free; None for never.
       schedule: `constant`, or `cosine` after a linear warm-up from 0.
       warmup_steps: of the cosine schedule.
       max_grad_norm: clip the global gradient norm to this; None does not clip.
@@ -53,6 +85,11 @@ class TrainConfig:
     max_steps: int = 100_000
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
+    epsilon: float = 1e-8
+    overrides: tuple = ()
+    scores: str = "free"
+    scores_value: float = 0.0
+    scores_until: int | None = None
     schedule: str = "constant"
     warmup_steps: int = 1000
     max_grad_norm: float | None = None
@@ -77,7 +114,8 @@ class TrainConfig:
             "checkpoint_every",
         )
         least = {**dict.fromkeys(counts, 1), "warmup_steps": 0}
-        check_values(self, "train", least, {"batches": BATCHES, "schedule": SCHEDULES})
+        check_values(self, "train", least, {"batches": BATCHES, "schedule": SCHEDULES, "scores": SCORES})
+        object.__setattr__(self, "overrides", _overrides(self.overrides))
         if not self.learning_rate > 0:
             raise UserError(f"train.learning_rate must be positive, got {self.learning_rate}")
         for name in ("min_accuracy", "patience_threshold"):
@@ -87,12 +125,58 @@ class TrainConfig:
             raise UserError(f"train.max_steps is too large: all attempts must stay below {2**31} steps")
         if not self.weight_decay >= 0:
             raise UserError(f"train.weight_decay must not be negative, got {self.weight_decay}")
+        if not self.epsilon > 0:
+            raise UserError(f"train.epsilon must be positive, got {self.epsilon}")
+        if self.scores == "free" and (self.scores_value or self.scores_until is not None):
+            raise UserError("train.scores_value and scores_until say nothing where train.scores is 'free'")
+        fits = self.scores_value != 0 if self.scores == "shifted" else self.scores_value > 0
+        if self.scores != "free" and not fits:
+            raise UserError(
+                f"train.scores={self.scores!r} needs a train.scores_value that is not zero"
+                f"{' or negative' * (self.scores != 'shifted')}, got {self.scores_value}"
+            )
+        if self.scores_until is not None and self.scores_until < 1:
+            raise UserError(f"train.scores_until must be at least 1 or None, got {self.scores_until}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise UserError(f"train.max_grad_norm must be positive or None, got {self.max_grad_norm}")
         if not self.gradient_noise >= 0:
             raise UserError(f"train.gradient_noise must not be negative, got {self.gradient_noise}")
         if self.patience is not None and self.patience < 1:
             raise UserError(f"train.patience must be at least 1 or None, got {self.patience}")
+
+
+def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
+    """`TrainConfig.overrides` in one form, checked as far as it can be without a model."""
+    found = []
+    for entry in entries:
+        if not isinstance(entry, tuple | list) or len(entry) != 3:
+            raise UserError(f"train.overrides holds (pattern, field, value), got {entry!r}")
+        pattern, field, value = entry
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not isinstance(pattern, str) or field not in OVERRIDES or not number:
+            raise UserError(
+                f"train.overrides holds (pattern, field, value) with a word, one of {', '.join(OVERRIDES)}, "
+                f"and a number; got {entry!r}"
+            )
+        if value < 0 or (field == "beta2" and value >= 1) or (field == "epsilon" and value == 0):
+            raise UserError(f"train.overrides gives {field} the value {value}, which it cannot have")
+        found.append((pattern, field, float(value)))
+    return tuple(found)
+
+
+def overrides_text(overrides: tuple[tuple[str, str, float], ...]) -> str:
+    """`TrainConfig.overrides` as one text: `PATTERN FIELD VALUE` with semicolons between."""
+    return "; ".join(f"{pattern} {field} {value:.9g}" for pattern, field, value in overrides)
+
+
+def parse_overrides(text: str) -> tuple[tuple[str, str, float], ...]:
+    """The inverse of `overrides_text`.
+
+    Raises:
+      ValueError: it is not of this form.
+    """
+    entries = [entry.split() for entry in text.split(";") if entry.strip()]
+    return tuple((pattern, field, float(value)) for pattern, field, value in entries)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +236,7 @@ def default_config() -> ml_collections.ConfigDict:
     top = groups.pop("")
     groups["train"]["max_grad_norm"] = config_dict.placeholder(float)
     groups["train"]["patience"] = config_dict.placeholder(int)
+    groups["train"]["scores_until"] = config_dict.placeholder(int)
     return ml_collections.ConfigDict({**top, **groups}).lock()
 
 

@@ -18,6 +18,7 @@ _KINDS = {  # annotation without `| None`: (what it is called, what fits)
     "float": ("a number", numbers.Real),
     "bool": ("true or false", bool),
     "str": ("a word", str),
+    "tuple": ("a tuple", tuple | list),
 }
 
 

@@ -14,6 +14,7 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.options import check_types, check_values
 
 DUPLICATES = ("all", "none", "train_only")
+SPLITS = ("published", "paired", "one_order")
 LARGEST_SPLIT = 256 * 2**20  # bytes of all lists as int32; beyond it lists are sampled (50^4 fit, 100^4 not)
 N_SAMPLED_VALIDATION = 8_192
 
@@ -29,6 +30,11 @@ class TaskConfig:
         `none` drops them, `train_only` keeps them out of validation.
       train_fraction: share of the lists that trains; the rest validates.
       split_seed: seed of the permutation that splits; 0 is the published split.
+      split: `published` permutes lists. The others permute sets of digits, of which a list is one order:
+        `paired` puts all orders of a set on the same side, so that every order of a list that trains
+        trains too; `one_order` trains one order of a set at most.
+      paired_share: with `paired`, the share of the training lists of which all orders train; the others
+        train in one order of their set.
     """
 
     list_len: int = 2
@@ -36,10 +42,19 @@ class TaskConfig:
     duplicates: str = "all"
     train_fraction: float = 0.8
     split_seed: int = 0
+    split: str = "published"
+    paired_share: float = 1.0
 
     def __post_init__(self):
         check_types(self, "task")
-        check_values(self, "task", {"list_len": 1, "n_digits": 2}, {"duplicates": DUPLICATES})
+        words = {"duplicates": DUPLICATES, "split": SPLITS}
+        check_values(self, "task", {"list_len": 1, "n_digits": 2}, words)
+        if not 0 <= self.paired_share <= 1:
+            raise UserError(f"task.paired_share is a fraction, from 0 to 1; got {self.paired_share}")
+        if self.paired_share != 1 and self.split != "paired":
+            raise UserError(f"task.paired_share says nothing where task.split is {self.split!r}")
+        if self.split != "published" and not self.is_exhaustive:
+            raise UserError(f"task.split={self.split!r} needs all {self.n_lists} lists, which are too many")
         if not 0.0 < self.train_fraction < 1.0:
             raise UserError(f"task.train_fraction must lie between 0 and 1, got {self.train_fraction}")
         if not 0 <= self.split_seed < 2**32:
@@ -72,34 +87,75 @@ def make_split(config: TaskConfig) -> Split:
     """The published split (bit for bit for `split_seed=0`), or a fixed validation sample.
 
     All N^n lists in lexicographic order are permuted and the first `int(train_fraction * N^n)`
-    train. Where N^n does not fit, `train` is None and validation is 8,192 seeded lists.
+    train. Where N^n does not fit, `train` is None and validation is 8,192 seeded lists. Other splits
+    hold as many training lists, chosen set by set: see `TaskConfig.split`.
+
+    Raises:
+      UserError: a side would be empty, or there are not enough sets of digits.
     """
     if not isinstance(config, TaskConfig):
         raise UserError(f"make_split needs a TaskConfig, got {type(config).__name__}")
     if not config.is_exhaustive:
         return Split(None, _sample_validation(config))
     numbers = np.arange(config.n_lists)  # of lists in lexicographic order: the digits, read as one number
-    places = config.n_digits ** np.arange(config.list_len)[::-1]
-    duplicates = np.arange(config.n_digits) * places.sum()
+    duplicates = np.arange(config.n_digits) * sum(config.n_digits**i for i in range(config.list_len))
     pool = numbers if config.duplicates == "all" else np.delete(numbers, duplicates)
-    pool = pool[torch_randperm(len(pool), config.split_seed)]
     n_train = int(config.train_fraction * len(pool))
     if not 0 < n_train < len(pool):
         raise UserError(
             f"{len(pool)} lists cannot be split at train_fraction={config.train_fraction}: "
             "both sides need at least one list; use more digits or longer lists"
         )
-    train, validation = pool[:n_train], pool[n_train:]
+    if config.split == "published":
+        pool = pool[torch_randperm(len(pool), config.split_seed)]
+        train, validation = pool[:n_train], pool[n_train:]
+    else:
+        chosen = _choose_by_sets(config, _spell(config, pool), n_train)
+        train, validation = pool[chosen], pool[~chosen]
     if config.duplicates == "train_only":
         train = np.concatenate([train, duplicates])
+    return Split(_spell(config, train), _spell(config, validation))
 
-    def spell(numbers):
-        lists = np.empty((len(numbers), config.list_len), np.int32)
-        for i, place in enumerate(places):
-            lists[:, i] = numbers // place % config.n_digits
-        return lists
 
-    return Split(spell(train), spell(validation))
+def _spell(config: TaskConfig, numbers: np.ndarray) -> np.ndarray:
+    """Lists [B, n] of numbers [B], whose digits they are."""
+    lists = np.empty((len(numbers), config.list_len), np.int32)
+    for i in reversed(range(config.list_len)):
+        numbers, lists[:, i] = np.divmod(numbers, config.n_digits)
+    return lists
+
+
+def _choose_by_sets(config: TaskConfig, lists: np.ndarray, n_train: int) -> np.ndarray:
+    """Which of lists [B, n] train, bool [B], where sets of digits are chosen and not lists.
+
+    Sets come in random order. First whole ones, those that still fit, until `paired_share` of the
+    training lists is there; then one order of each of the others.
+    """
+    generator = np.random.default_rng(config.split_seed)
+    order = generator.permutation(len(lists))  # which decides the order of sets, and of the lists of a set
+    _, of_set, sizes = np.unique(np.sort(lists, axis=1), axis=0, return_inverse=True, return_counts=True)
+    of_set = of_set.reshape(-1)  # NumPy 2.0 gives it another shape
+    sets, firsts = np.unique(of_set[order], return_index=True)
+    sets, firsts = sets[np.argsort(firsts)], order[np.sort(firsts)]  # a list of each set, as they come
+    share = 0.0 if config.split == "one_order" else config.paired_share
+    n_paired, whole = round(share * n_train), np.zeros(len(sets), bool)
+    left = n_paired
+    for i, size in enumerate(sizes[sets]):
+        if share and size <= left:
+            whole[i] = True
+            left -= size
+    n_single = n_train - (n_paired - left)
+    singles = firsts[~whole]
+    if share == 1.0:
+        n_single = 0
+    if n_single > len(singles):
+        raise UserError(
+            f"{n_train} training lists cannot be had from {len(sets)} sets of digits with {share:g} of them "
+            "in all orders: give a smaller task.train_fraction or a larger task.paired_share"
+        )
+    chosen = np.isin(of_set, sets[whole])
+    chosen[singles[:n_single]] = True
+    return chosen
 
 
 def torch_randperm(n: int, seed: int) -> np.ndarray:

@@ -124,10 +124,10 @@ def test_validation_during_training_is_the_same(case):
     setup = Setup(case.model.config, None, TrainConfig())
     scores = _evaluate(setup, nnx.state(case.model, nnx.Param), jnp.asarray(case.lists))
     said = case.said["val"]
-    np.testing.assert_allclose(scores["val_accuracy"], said["accuracy"], atol=ACCURACY)
-    np.testing.assert_allclose(scores["val_position_accuracy"], said["per_position_accuracy"], atol=ACCURACY)
-    np.testing.assert_allclose(scores["val_loss"], said["loss"], rtol=LOSS)
-    n_right = float(scores["val_sequence_accuracy"]) * len(case.lists)
+    np.testing.assert_allclose(scores["accuracy"], said["accuracy"], atol=ACCURACY)
+    np.testing.assert_allclose(scores["position_accuracy"], said["per_position_accuracy"], atol=ACCURACY)
+    np.testing.assert_allclose(scores["loss"], said["loss"], rtol=LOSS)
+    n_right = float(scores["sequence_accuracy"]) * len(case.lists)
     assert n_right == pytest.approx(said["sequences_all_correct"], abs=np.ceil(ACCURACY * len(case.lists)))
 
 
@@ -254,7 +254,7 @@ def test_a_training_run_replayed(name):
         scores = _evaluate(setup, params, jnp.asarray(split.validation))
         one_token = 1 / split.validation.size
         accuracy = pytest.approx(said["final_val_accuracy"], abs=max(ACCURACY, one_token) + 1e-6)
-        assert float(scores["val_accuracy"]) == accuracy
+        assert float(scores["accuracy"]) == accuracy
 
 
 def _setup(said) -> Setup:

@@ -16,6 +16,7 @@ from orderscale_jax.model import ModelConfig, bind, init_params, metrics
 from orderscale_jax.task import TaskConfig
 from orderscale_jax.training import run as runs
 from orderscale_jax.training import step as training
+from orderscale_jax.training.hyper import hyper_of
 
 MODEL = ModelConfig(d_model=8, n_digits=5)
 TASK = TaskConfig(n_digits=5)
@@ -45,12 +46,15 @@ def adamw(params, gradients, config: TrainConfig, learning_rates):
         for name in p:
             m[name] = 0.9 * m[name] + 0.1 * g[name]
             v[name] = 0.999 * v[name] + 0.001 * g[name] ** 2
-            update = (m[name] / (1 - 0.9**t)) / (np.sqrt(v[name] / (1 - 0.999**t)) + 1e-8)
+            update = (m[name] / (1 - 0.9**t)) / (np.sqrt(v[name] / (1 - 0.999**t)) + config.epsilon)
             p[name] = p[name] - rate * (update + config.weight_decay * p[name])
     return p
 
 
-_gradient = jax.jit(jax.grad(functools.partial(training.loss, MODEL)))
+@jax.jit
+def _gradient(params, lists):
+    setup = Setup(MODEL, TASK, TrainConfig())
+    return jax.grad(lambda params: training.loss(setup, hyper_of(setup.train), params, lists, 0))(params)
 
 
 @pytest.mark.parametrize(
@@ -58,18 +62,20 @@ _gradient = jax.jit(jax.grad(functools.partial(training.loss, MODEL)))
     [
         {},
         {"weight_decay": 0.5, "learning_rate": 0.01},
+        {"epsilon": 0.01},
         {"max_grad_norm": 0.01},
         {"schedule": "cosine", "warmup_steps": 2, "max_steps": 6},
     ],
-    ids=["default", "decay", "clipping", "schedule"],
+    ids=["default", "decay", "epsilon", "clipping", "schedule"],
 )
 def test_steps_are_adamw(options):
-    config = TrainConfig(**options)
+    setup = Setup(MODEL, TASK, TrainConfig(**options))
+    config = setup.train
     rates = np.full(4, config.learning_rate)
     if config.schedule == "cosine":  # s/warmup, then 0.5 (1 + cos(pi (s - warmup)/(max - warmup)))
         rates *= [0, 0.5, 1, 0.5 * (1 + np.cos(np.pi / 4))]
     params = init(MODEL)
-    transform = training.optimizer(config, config.learning_rate, config.weight_decay)
+    transform = training.optimizer(setup, hyper_of(config))
 
     @jax.jit
     def update(gradient, state, params):
@@ -134,10 +140,10 @@ def test_validation_in_parts_counts_every_list_once(eval_batch_size):
     scores = jax.jit(training.evaluate, static_argnums=0)(setup, params, LISTS)
     logits = np.asarray(_logits(params))
     correct = logits.argmax(-1) == np.asarray(LISTS)
-    np.testing.assert_allclose(scores["val_position_accuracy"], correct.mean(0), atol=1e-6)
-    np.testing.assert_allclose(scores["val_accuracy"], correct.mean(), atol=1e-6)
-    np.testing.assert_allclose(scores["val_sequence_accuracy"], correct.all(1).mean(), atol=1e-6)
-    np.testing.assert_allclose(scores["val_loss"], metrics.cross_entropy(logits, LISTS), rtol=1e-5)
+    np.testing.assert_allclose(scores["position_accuracy"], correct.mean(0), atol=1e-6)
+    np.testing.assert_allclose(scores["accuracy"], correct.mean(), atol=1e-6)
+    np.testing.assert_allclose(scores["sequence_accuracy"], correct.all(1).mean(), atol=1e-6)
+    np.testing.assert_allclose(scores["loss"], metrics.cross_entropy(logits, LISTS), rtol=1e-5)
 
 
 RULES = Setup(
@@ -160,12 +166,10 @@ RULES = Setup(
 def live():
     """A run that is told its accuracies: (run, accuracies) -> every run after each validation."""
 
-    def told(setup, params, accuracy):
-        return {"val_accuracy": accuracy[0]} | {
-            "val_loss": accuracy[0],
-            "val_sequence_accuracy": accuracy[0],
-            "val_position_accuracy": jnp.zeros(2),
-        }
+    def told(setup, params, accuracy, rule):
+        names = "accuracy", "loss", "sequence_accuracy"
+        scores = dict.fromkeys(names, jnp.ravel(accuracy)[0].astype(float))
+        return {**scores, "position_accuracy": jnp.zeros(2)}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "evaluate", told)
@@ -254,7 +258,8 @@ def test_the_seed_decides_weights_and_batches():
 
 
 def test_a_learning_rate_of_its_own(live):
-    run = dataclasses.replace(start(), learning_rate=jnp.asarray(0.0))
+    hyper = dataclasses.replace(start().hyper, learning_rate=jnp.asarray(0.0))
+    run = dataclasses.replace(start(), hyper=hyper)
     still = live(run, [0.1])[0]
     for name, array in arrays_of(still.params).items():
         np.testing.assert_array_equal(array, arrays_of(run.params)[name])

@@ -21,7 +21,12 @@ from orderscale_jax.model import ModelConfig
 
 
 def tabulate(
-    found: Study, *, name: str = "", n_train: int | None = None, n_val_total: int | None = None
+    found: Study,
+    *,
+    name: str = "",
+    n_train: int | None = None,
+    n_val_total: int | None = None,
+    batches: str | None = None,
 ) -> dict[str, Any]:
     """A study as plain numbers, lists and dictionaries that JSON can hold.
 
@@ -30,6 +35,7 @@ def tabulate(
       name: of the model.
       n_train: training lists; None where they are drawn on the fly.
       n_val_total: validation lists there are; as many as were used if not given.
+      batches: how the training drew its lists (`TrainConfig.batches`), if that is known.
 
     Returns:
       `config`, `val`, `ablation`, `mean_pattern`, … with the keys and meanings of the published
@@ -45,6 +51,7 @@ def tabulate(
         "n_train": n_train,
         "n_val_total": len(seen.lists) if n_val_total is None else n_val_total,
         "n_val_used": len(seen.lists),
+        "batches": batches,
         "variant": {"mlp": config.mlp, "frozen_heads": config.frozen_heads},
         "parameters": {"trainable": found.parameters.trainable, "total": found.parameters.total},
         "val": {
@@ -54,6 +61,7 @@ def tabulate(
             "sequences_all_correct": seen.list_correct.sum(),
             "sequence_accuracy": seen.sequence_accuracy,
         },
+        "train": found.training and vars(found.training),
         "ablation": {mode: _ablation(ablation) for mode, ablation in found.ablations.items()},
         "mean_pattern": found.attention.mean_pattern,
         "mean_pattern_accuracy": found.attention.mean_pattern_accuracy,

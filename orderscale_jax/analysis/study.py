@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from orderscale_jax.analysis.ablation import EdgeAblation, ablate_edges
+from orderscale_jax.analysis.accuracy import Accuracy, accuracy_on
 from orderscale_jax.analysis.attention import (
     AttentionStatistics,
     SepAttention,
@@ -40,6 +41,7 @@ class Study(Printable):
 
     Attributes:
       observation: the model, the lists and its undisturbed pass over them.
+      training: accuracy on the training lists; None where they were not given.
       parameters: what the model is made of.
       ablations: every edge cut alone, by mode.
       attention, lens, errors: attention statistics, logit lens, wrong lists.
@@ -54,6 +56,7 @@ class Study(Printable):
     """
 
     observation: Observation
+    training: Accuracy | None
     parameters: ParameterOverview
     ablations: dict[str, EdgeAblation]
     attention: AttentionStatistics
@@ -79,8 +82,8 @@ class Study(Printable):
         return "\n\n".join(f"[{name}]\n{part.table()}" for name, part in parts.items())
 
 
-def study_model(model: ListTransformer, lists: np.ndarray) -> Study:
-    """Runs over `lists` [B, n] whatever applies to `model`.
+def study_model(model: ListTransformer, lists: np.ndarray, training_lists: np.ndarray | None = None) -> Study:
+    """Runs over `lists` [B, n] whatever applies to `model`; over `training_lists` only its accuracy.
 
     Raises:
       UserError: no lists, or lists that do not fit the model.
@@ -98,6 +101,7 @@ def study_model(model: ListTransformer, lists: np.ndarray) -> Study:
 
     return Study(
         observation=seen,
+        training=None if training_lists is None else accuracy_on(model, training_lists),
         parameters=parameter_overview(model),
         ablations={mode: ablate_edges(model, seen.lists, mode) for mode in MODES},
         attention=attention_statistics(seen),

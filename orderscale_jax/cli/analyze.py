@@ -41,8 +41,9 @@ def main():
     if wanted is not None and wanted > there_are:
         raise UserError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")
     with machine.output_directory(output) as directory:
-        found = study_model(model, split.validation[:wanted])
-        results = report.write_report(directory, found, split, name=name, history=history)
+        found = study_model(model, split.validation[:wanted], split.train)
+        batches = config.train.batches if "train" in config else None
+        results = report.write_report(directory, found, split, name=name, batches=batches, history=history)
     accuracy, n_lists = results["val"]["accuracy"], results["n_val_used"]
     print(f"accuracy {accuracy:.4f} on {n_lists:,} lists: {directory / 'report.html'}")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import flags
 
+from orderscale_jax.config import overrides_text, parse_overrides
 from orderscale_jax.errors import UserError
 
 WIDTH = 80  # columns of --help
@@ -15,6 +16,7 @@ KINDS = {  # as options are annotated: (from text, what fits)
     "float": (float, "a number"),
     "bool": (flags.BooleanParser().parse, "true or false"),
     "str": (str, "a word"),
+    "tuple": (parse_overrides, "PATTERN FIELD VALUE, with semicolons between several"),
 }
 _defined: dict[str, list[tuple[flags.FlagHolder, str]]] = {}  # by heading: flag, its default in words
 
@@ -103,6 +105,8 @@ def wrap(text: str, indent: str) -> list[str]:
 
 def in_words(value: Any) -> str:
     """A value as it is given on the command line."""
+    if isinstance(value, tuple):
+        return overrides_text(value) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

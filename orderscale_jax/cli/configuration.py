@@ -91,6 +91,11 @@ def find(name: str) -> Path:
     return known[name]
 
 
+def load(name: str) -> ml_collections.ConfigDict:
+    """A configuration as its file has it; `name` as in `find`."""
+    return _call_file(find(name), [])
+
+
 def _options(sweep: bool) -> Iterator[tuple[str, str, str, str, str]]:
     """Place (`base.model.`), name, kind, meaning and default of every option that may be given."""
     if sweep:

@@ -4,7 +4,14 @@ changed on the way through it.
 
 from orderscale_jax.model.config import ModelConfig
 from orderscale_jax.model.interventions import MODES, Interventions, Trace, cut, keep_weights, patch
-from orderscale_jax.model.transformer import ListTransformer, bind, frozen_projections, init_params
+from orderscale_jax.model.transformer import (
+    ListTransformer,
+    array_names,
+    bind,
+    frozen_projections,
+    init_params,
+    matching_arrays,
+)
 
 __all__ = [
     "MODES",
@@ -12,10 +19,12 @@ __all__ = [
     "ListTransformer",
     "ModelConfig",
     "Trace",
+    "array_names",
     "bind",
     "cut",
     "frozen_projections",
     "init_params",
     "keep_weights",
+    "matching_arrays",
     "patch",
 ]

@@ -10,12 +10,14 @@ Dimensions: B lists, T = 2n+1 positions, L layers, H heads, D model, C head, V v
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.model.config import ModelConfig
 from orderscale_jax.model.interventions import Interventions, Pass, checked
 from orderscale_jax.model.numerics import einsum, matmul
@@ -262,6 +264,36 @@ def bind(config: ModelConfig, params) -> ListTransformer:
 def init_params(config: ModelConfig, key):
     """Fresh parameters (Normal(0, 0.8/sqrt(d_model)); biases 0) for a typed key."""
     return nnx.state(ListTransformer(config, rngs=nnx.Rngs(params=key)), nnx.Param)
+
+
+@functools.cache
+def array_names(config: ModelConfig) -> tuple[str, ...]:
+    """The published names of the trainable arrays, in the order of the leaves of `init_params`."""
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return tuple(".".join(map(str, path)) for path, _ in nnx.to_flat_state(params))
+
+
+def matching_arrays(config: ModelConfig, pattern: str) -> tuple[str, ...]:
+    """The arrays whose whole name matches the regular expression `pattern`.
+
+    Layers can be counted from the end too: `blocks.-1.attn.W_Q` is that of the last layer.
+
+    Raises:
+      UserError: the pattern is none, or there is no such array.
+    """
+    names = array_names(config)
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{pattern!r} is not a regular expression: {error}") from None
+
+    def from_the_end(name):
+        return re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) - config.n_layers}", name)
+
+    found = tuple(n for n in names if expression.fullmatch(n) or expression.fullmatch(from_the_end(n)))
+    if not found:
+        raise UserError(f"the pattern {pattern!r} names no array of this model; there are {', '.join(names)}")
+    return found
 
 
 def frozen_projections(config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,13 @@ from orderscale_jax.report.table import PAPER_MODE, Results, edge_changes
 SMALL = 0.01  # of accuracy; a smaller change is called none
 
 
+VALIDATION_LISTS_SEEN = {  # by the recipe of the batches
+    "sampled": " It was trained on lists drawn afresh from all there are, these among them: that tells what it "
+    "holds, not what it generalises to.",
+    "mirrored": " It was trained on the training lists in either order, some of these among them.",
+}
+
+
 def graph_of(results: Results) -> Graph:
     return Graph(results["list_len"], results["config"]["n_layers"])
 
@@ -29,7 +36,13 @@ def headline(results: Results) -> str:
     if n > 1:
         each = [f"o{i + 1} {percent(x)}" for i, x in enumerate(val["per_position_accuracy"])]
         text += f" ({', '.join(each)}) and {percent(val['sequence_accuracy'])} of the lists entirely right"
-    return f"{text}, measured on {_lists(results)}."
+    text = f"{text}, measured on {_lists(results)}."
+    if seen := results["train"]:
+        text += (
+            f" Of the training lists it writes {percent(seen['accuracy'])} of the digits and "
+            f"{percent(seen['sequence_accuracy'])} entirely right."
+        )
+    return text + VALIDATION_LISTS_SEEN.get(results["batches"], "")
 
 
 def description(results: Results) -> str:

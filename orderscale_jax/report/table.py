@@ -67,36 +67,50 @@ PAPER_FIGURE_1: dict[str, dict[Edge, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One number as text: ours, the published checkpoint's and the paper's (`–` where there is none)."""
+    """One number as text: ours, the published checkpoint's and the paper's (`–` where there is none).
+
+    `beside` is the same number of another model of ours.
+    """
 
     label: str
     ours: str
     checkpoint: str
     paper: str
+    beside: str = NONE
 
 
-def number_table(results: Results) -> list[tuple[str, list[Row]]]:
-    """Groups of rows, each with a heading; what `results` does not have is left out."""
+def number_table(results: Results, beside: Results | None = None) -> list[tuple[str, list[Row]]]:
+    """Groups of rows, each with a heading; what `results` does not have is left out.
+
+    `beside` is what `tabulate` says of another model of ours, of the same kind.
+    """
     kind = published_kind(results)
     theirs, paper = published_checkpoints().get(kind), PAPER.get(kind, {})
     table = []
     for heading, entries in _groups(results["list_len"]).items():
         rows = []
         for label, place, form in entries:
-            if place.partition(".")[0] in results:
-                values = (lookup(results, place), lookup(theirs, place), paper.get(place))
+            if results.get(place.partition(".")[0]) is not None:
+                values = (
+                    lookup(results, place),
+                    lookup(theirs, place),
+                    paper.get(place),
+                    lookup(beside, place),
+                )
                 rows.append(Row(label, *(NONE if value is None else form(value) for value in values)))
         if rows:
             table.append((heading, rows))
     return table
 
 
-def number_text(results: Results) -> str:
-    """`number_table` for a terminal."""
-    rows = [("", "ours", "published checkpoint", "paper")]
-    for heading, group in number_table(results):
+def number_text(results: Results, beside: Results | None = None) -> str:
+    """`number_table` for a terminal; `beside` is a model of ours that was trained as published."""
+    rows = [("", "ours", *(["as published"] if beside else []), "published checkpoint", "paper")]
+    for heading, group in number_table(results, beside):
         rows.append((heading,))
-        rows += [(f"  {row.label}", row.ours, row.checkpoint, row.paper) for row in group]
+        for row in group:
+            more = [row.beside] if beside else []
+            rows.append((f"  {row.label}", row.ours, *more, row.checkpoint, row.paper))
     return columns(rows)
 
 
@@ -179,6 +193,8 @@ def _groups(n: int) -> dict[str, list[tuple[str, str, Callable[[Any], str]]]]:
             ("outputs right", "val.accuracy", percent),
             *((f"o{i + 1} right", f"val.per_position_accuracy.{i}", percent) for i in range(n)),
             ("lists entirely right", "val.sequence_accuracy", percent),
+            ("outputs right, of the training lists", "train.accuracy", percent),
+            ("training lists entirely right", "train.sequence_accuracy", percent),
             ("loss, nats", "val.loss", _plain),
             ("trained parameters", "parameters.trainable", _count),
         ],

@@ -28,6 +28,7 @@ def write_report(
     split: Split,
     *,
     name: str,
+    batches: str | None = None,
     history: Sequence[figures.Curve] = (),
 ) -> dict[str, Any]:
     """Writes what was found about a model to the folder `output`.
@@ -40,6 +41,7 @@ def write_report(
       found: the study, of all or the first of the split's validation lists.
       split: the lists there are.
       name: of the model, for the page and `results.json`.
+      batches: how the training drew its lists (`TrainConfig.batches`), if that is known.
       history: the training run, if it is known (`read_history`).
 
     Returns:
@@ -49,7 +51,7 @@ def write_report(
       OSError: `output` cannot be written.
     """
     n_train = None if split.train is None else len(split.train)
-    results = tabulate(found, name=name, n_train=n_train, n_val_total=len(split.validation))
+    results = tabulate(found, name=name, n_train=n_train, n_val_total=len(split.validation), batches=batches)
     output, images = Path(output), {}
     for title, figure in draw(found, history).items():
         png, _ = figures.save(figure, output / "figures" / title)

@@ -18,6 +18,7 @@ import numpy as np
 
 from orderscale_jax.config import Setup
 from orderscale_jax.training import run
+from orderscale_jax.training.hyper import Hyper
 from orderscale_jax.training.run import Run
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
@@ -174,12 +175,10 @@ class CompiledTraining:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def start_runs(setup: Setup, seeds, learning_rates=None, weight_decays=None) -> Run:
-    """Runs [R, …] before their first step, for seeds [R] and rates [R], by default the configured ones."""
+def start_runs(setup: Setup, seeds, hyper: Hyper | None = None) -> Run:
+    """Runs [R, …] before their first step, for seeds [R] and numbers [R, …], by default the configured ones."""
     start = functools.partial(run.start, setup)
-    return jax.vmap(lambda seed, *rates: start(seed, 0, *rates))(
-        jnp.asarray(seeds, jnp.uint32), learning_rates, weight_decays
-    )
+    return jax.vmap(lambda seed, hyper: start(seed, 0, hyper))(jnp.asarray(seeds, jnp.uint32), hyper)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -17,6 +17,7 @@ import numpy as np
 from orderscale_jax.config import Setup, check_config, model_config, task_config, train_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.files import plain
+from orderscale_jax.model import matching_arrays, scales
 from orderscale_jax.task import Split, TaskConfig, make_split
 from orderscale_jax.training.devices import CompiledTraining, memory, place, try_runs_again
 from orderscale_jax.training.run import Run, attempts_left
@@ -42,6 +43,10 @@ def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
     """
     check_config(config)
     setup = Setup(model_config(config), task_config(config), train_config(config))
+    for pattern, _, _ in setup.train.overrides:
+        matching_arrays(setup.model, pattern)
+    if setup.train.scores != "free" and not scales.is_faster(setup.model):
+        raise UserError("train.scores is for small plain models, of which the scale form is the faster one")
     split = _split(setup.task)
     if split.train is None:
         setup = dataclasses.replace(setup, train=dataclasses.replace(setup.train, batches="sampled"))
@@ -146,6 +151,8 @@ class Result:
       attempts, steps: how often it was started, and the steps of all attempts together.
       accuracy, sequence_accuracy, position_accuracy [n], loss: of its best weights on validation, as they
         were measured when these weights were met.
+      train_accuracy, train_sequence_accuracy: the same of the training lists (of at most 65,536); None where
+        not all lists can be held.
       best_attempt, best_step: the attempt that led to them, from 1, and the step of it.
       transition_step: the first validated step of that attempt above TRANSITION_ACCURACY, None if there
         was none.
@@ -163,6 +170,8 @@ class Result:
     best_step: int
     transition_step: int | None
     params: Any
+    train_accuracy: float | None = None
+    train_sequence_accuracy: float | None = None
 
 
 def result(runs: Run, i: int) -> Result:

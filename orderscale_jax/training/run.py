@@ -19,7 +19,11 @@ import jax.numpy as jnp
 from orderscale_jax.config import TRANSITION_ACCURACY, Setup
 from orderscale_jax.model import init_params
 from orderscale_jax.training.batches import training_batch
-from orderscale_jax.training.step import evaluate, optimizer, schedule, train_step
+from orderscale_jax.training.hyper import Hyper, hyper_of, scaled
+from orderscale_jax.training.step import evaluate, has_noise, optimizer, schedule, score_rule, train_step
+
+MOST_TRAINING_LISTS = 2**16  # that a validation scores; the first ones of larger training sets
+OF_TRAINING_LISTS = "accuracy", "sequence_accuracy"  # what it tells of them
 
 
 @jax.tree_util.register_dataclass
@@ -33,7 +37,7 @@ class Run:
       step: steps of this attempt.
       total_steps: steps of all attempts.
       params, optimizer: weights and optimiser state.
-      learning_rate, weight_decay: of this run.
+      hyper: its learning rate and what else may differ between runs of one program.
       attempt_accuracy: the best validation accuracy of this attempt.
       stale: validations since then.
       transition_step: first validated step of this attempt above TRANSITION_ACCURACY, or -1.
@@ -50,8 +54,7 @@ class Run:
     total_steps: jax.Array
     params: Any
     optimizer: Any
-    learning_rate: jax.Array
-    weight_decay: jax.Array
+    hyper: Hyper
     attempt_accuracy: jax.Array
     stale: jax.Array
     transition_step: jax.Array
@@ -64,23 +67,20 @@ class Run:
     done: jax.Array
 
 
-def start(setup: Setup, seed, attempt=0, learning_rate=None, weight_decay=None) -> Run:
-    """A run before its first step; learning rate and decay default to the configured ones."""
-    train = setup.train
-    learning_rate = train.learning_rate if learning_rate is None else learning_rate
-    weight_decay = train.weight_decay if weight_decay is None else weight_decay
+def start(setup: Setup, seed, attempt=0, hyper: Hyper | None = None) -> Run:
+    """A run before its first step; its numbers default to the configured ones."""
+    hyper = hyper_of(setup.train) if hyper is None else hyper
     count, number = (functools.partial(jnp.asarray, dtype=dtype) for dtype in (jnp.int32, float))
     seed = jnp.asarray(seed, jnp.uint32)
-    params = init_params(setup.model, _key(seed, attempt, "init"))
+    params = scaled(setup, hyper, init_params(setup.model, _key(seed, attempt, "init")))
     return Run(
         seed=seed,
         attempt=count(attempt),
         step=count(0),
         total_steps=count(0),
         params=params,
-        optimizer=optimizer(train, learning_rate, weight_decay).init(params),
-        learning_rate=number(learning_rate),
-        weight_decay=number(weight_decay),
+        optimizer=optimizer(setup, hyper).init(params),
+        hyper=hyper,
         attempt_accuracy=number(-1.0),
         stale=count(0),
         transition_step=count(-1),
@@ -102,7 +102,7 @@ def attempts_left(setup: Setup, run: Run):
 
 def try_again(setup: Setup, run: Run) -> Run:
     """The run at the start of its next attempt if it may try again, otherwise unchanged."""
-    fresh = start(setup, run.seed, run.attempt + 1, run.learning_rate, run.weight_decay)
+    fresh = start(setup, run.seed, run.attempt + 1, run.hyper)
     kept = [field.name for field in dataclasses.fields(Run) if field.name.startswith("best_")]
     fresh = dataclasses.replace(fresh, **{name: getattr(run, name) for name in (*kept, "total_steps")})
     return _where(attempts_left(setup, run), fresh, run)
@@ -116,7 +116,7 @@ def train_until_validation(
     Args:
       setup: static.
       run: the run; one that is done comes back unchanged.
-      train: training lists [M, n] (any array where lists are sampled).
+      train: training lists [M, n] (any array where not all lists can be held).
       validation: lists [B, n].
       part, n_parts, axis: which share of each batch this device computes, of how many, and the
         name of the axis over which gradients are averaged.
@@ -134,7 +134,7 @@ def train_until_validation(
 
 def _train(setup, run, train, validation, part, n_parts, axis):
     config = setup.train
-    transform = optimizer(config, run.learning_rate, run.weight_decay)
+    transform = optimizer(setup, run.hyper)
     key = _key(run.seed, run.attempt, "batches")
 
     def body(offset, carry):
@@ -142,10 +142,12 @@ def _train(setup, run, train, validation, part, n_parts, axis):
         lists = training_batch(
             config.batches, setup.task, config.batch_size, key, run.step + offset, train, part, n_parts
         )
-        noise_key = None
-        if config.gradient_noise:
-            noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), run.step + offset)
-        params, state, value = train_step(setup, transform, params, state, lists, axis, noise_key)
+        step, noise_key = run.step + offset, None
+        if has_noise(setup):
+            noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), step)
+        params, state, value = train_step(
+            setup, run.hyper, transform, params, state, lists, step, axis, noise_key
+        )
         return params, state, total + value
 
     n_steps = config.eval_every
@@ -153,7 +155,11 @@ def _train(setup, run, train, validation, part, n_parts, axis):
         n_steps = jnp.minimum(n_steps, config.max_steps - run.step)
     carry = run.params, run.optimizer, jnp.zeros(())
     params, state, total = jax.lax.fori_loop(0, n_steps, body, carry)
-    scores = evaluate(setup, params, validation)
+    rule = score_rule(setup, run.hyper, run.step + n_steps)
+    scores = {f"val_{name}": score for name, score in evaluate(setup, params, validation, rule).items()}
+    if setup.task.is_exhaustive:
+        seen = evaluate(setup, params, train[:MOST_TRAINING_LISTS], rule)
+        scores |= {f"train_{name}": seen[name] for name in OF_TRAINING_LISTS}
     run = dataclasses.replace(
         run, params=params, optimizer=state, step=run.step + n_steps, total_steps=run.total_steps + n_steps
     )
@@ -188,7 +194,7 @@ def _judge(setup: Setup, run: Run, scores) -> Run:
 
 
 def _report(setup: Setup, run: Run, train_loss, scores):
-    rate = run.learning_rate
+    rate = run.hyper.learning_rate
     if setup.train.schedule == "cosine":
         rate = rate * schedule(setup.train, run.step)
     return {
@@ -208,7 +214,9 @@ def _unknown(setup: Setup):
     """The scores of a run that was not run."""
     nan = jnp.full((), jnp.nan)
     per_position = jnp.full(setup.model.list_len, jnp.nan)
-    names = "val_loss", "val_accuracy", "val_sequence_accuracy"
+    names = ["val_loss", "val_accuracy", "val_sequence_accuracy"]
+    if setup.task.is_exhaustive:
+        names += [f"train_{name}" for name in OF_TRAINING_LISTS]
     return {**{name: nan for name in names}, "val_position_accuracy": per_position}
 
 

@@ -12,21 +12,60 @@ import jax.numpy as jnp
 import optax
 
 from orderscale_jax.config import Setup, TrainConfig
-from orderscale_jax.model import ModelConfig, bind, metrics, scales
+from orderscale_jax.model import array_names, bind, metrics, scales
+from orderscale_jax.training.hyper import Hyper, hyper_of, is_frozen, of_array, overridden
 
 CLIP_EPSILON = 1e-6  # added to the norm, as PyTorch's clip_grad_norm_ does
 
 
-def optimizer(config: TrainConfig, learning_rate, weight_decay) -> optax.GradientTransformation:
-    """AdamW with decoupled decay on every array, the schedule and the clipping of `config`."""
-    steps = [optax.scale_by_adam(), optax.add_decayed_weights(weight_decay)]
-    if config.schedule == "cosine":
-        steps.append(optax.scale_by_learning_rate(lambda count: learning_rate * schedule(config, count)))
+def optimizer(setup: Setup, hyper: Hyper) -> optax.GradientTransformation:
+    """AdamW with decoupled decay, the schedule, the clipping and the overrides of a setup."""
+    names = array_names(setup.model)
+    kinds = {name: tuple(sorted(overridden(setup)[name].items())) for name in names}
+    if not any(kinds.values()):
+        transform = optax.chain(*_adamw(setup, hyper, names[0]))
     else:
-        steps.append(optax.scale_by_learning_rate(learning_rate))
-    if config.max_grad_norm is not None:
-        steps.insert(0, clip_by_global_norm(config.max_grad_norm))
-    return optax.chain(*steps)
+        first_of = {kind: name for name, kind in reversed(kinds.items())}
+        chains = {name: optax.chain(*_adamw(setup, hyper, name)) for name in first_of.values()}
+        transform = optax.partition(
+            chains, lambda params: _by_name(setup, params, lambda name: first_of[kinds[name]])
+        )
+    if setup.train.max_grad_norm is None:
+        return transform
+    return optax.chain(clip_by_global_norm(setup.train.max_grad_norm), transform)
+
+
+def _adamw(setup: Setup, hyper: Hyper, name: str) -> list[optax.GradientTransformation]:
+    """The parts of AdamW for the array `name`; those of a frozen one only decay."""
+    value = functools.partial(of_array, setup, hyper, name)
+    decay = optax.add_decayed_weights(value("weight_decay"))
+    if is_frozen(setup, name):
+        return [decay, _rate(setup, hyper.learning_rate, value)]
+    adam = optax.scale_by_adam(b2=value("beta2", 0.999), eps=value("epsilon"))
+    return [adam, decay, _rate(setup, value("learning_rate"), value)]
+
+
+def _rate(setup: Setup, learning_rate, value) -> optax.GradientTransformation:
+    """The learning rate, by the schedule and the steps between which an array is trained."""
+    first, last = value("first_step"), value("last_step")
+    if first is None and last is None and setup.train.schedule == "constant":
+        return optax.scale_by_learning_rate(learning_rate)
+
+    def at(count):
+        rate = learning_rate
+        if setup.train.schedule == "cosine":
+            rate = rate * schedule(setup.train, count)
+        if first is not None:
+            rate = jnp.where(count < first, 0.0, rate)
+        return rate if last is None else jnp.where(count < last, rate, 0.0)
+
+    return optax.scale_by_learning_rate(at)
+
+
+def _by_name(setup: Setup, params, function):
+    """A tree like `params` with `function(name)` in place of each array."""
+    names = iter(array_names(setup.model))
+    return jax.tree.map(lambda _: function(next(names)), params)
 
 
 def schedule(config: TrainConfig, step):
@@ -36,13 +75,24 @@ def schedule(config: TrainConfig, step):
     return jnp.where(step < warmup, step / max(1, warmup), 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
 
 
-def add_noise(gradient, ratio: float, key):
-    """The gradient with Gaussian noise `ratio` times the root mean square of each array added to it."""
+def has_noise(setup: Setup) -> bool:
+    """Whether any array's gradient gets noise."""
+    return setup.train.gradient_noise > 0 or any(
+        field == "gradient_noise" for _, field, _ in setup.train.overrides
+    )
+
+
+def add_noise(setup: Setup, hyper: Hyper, gradient, key):
+    """The gradient with the Gaussian noise of `TrainConfig.gradient_noise` added to each array."""
     arrays, structure = jax.tree.flatten(gradient)
     keys = jax.random.split(key, len(arrays))
+    ratios = [
+        of_array(setup, hyper, name, "gradient_noise", setup.train.gradient_noise)
+        for name in array_names(setup.model)
+    ]
     noisy = [
         array + ratio * jnp.sqrt(jnp.mean(array**2)) * jax.random.normal(key, array.shape, array.dtype)
-        for array, key in zip(arrays, keys, strict=True)
+        for array, ratio, key in zip(arrays, ratios, keys, strict=True)
     ]
     return jax.tree.unflatten(structure, noisy)
 
@@ -59,24 +109,73 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def loss(config: ModelConfig, params, lists):
-    """Mean cross-entropy of lists [B, n], by whichever form of the model is faster."""
-    model = bind(config, params)
-    if scales.is_faster(config):
-        return scales.loss(model, lists)
+def score_rule(setup: Setup, hyper: Hyper, step, penalties: list | None = None) -> scales.ScoreRule | None:
+    """What `TrainConfig.scores` does at `step`; a penalty is appended to `penalties`."""
+    kind, c, until = setup.train.scores, hyper.scores_value, setup.train.scores_until
+    if kind == "free":
+        return None
+
+    def rule(scores):
+        if kind == "bounded":
+            changed = [c * jnp.tanh(score / c) for score in scores]
+        elif kind == "divided":
+            changed = [score / c for score in scores]
+        elif kind == "shifted":
+            changed = [scores[0] + c, *scores[1:]]
+        else:
+            squares = sum(jnp.mean(score**2) for score in scores) / len(scores)
+            if penalties is not None:
+                penalties.append(c * (squares if until is None else jnp.where(step < until, squares, 0.0)))
+            return scores
+        if until is None:
+            return changed
+        return [jnp.where(step < until, new, old) for new, old in zip(changed, scores, strict=True)]
+
+    return rule
+
+
+def loss(setup: Setup, hyper: Hyper, params, lists, step):
+    """Mean cross-entropy of lists [B, n], by whichever form of the model is faster, and penalties."""
+    model, penalties = bind(setup.model, params), []
+    if scales.is_faster(setup.model):
+        value = scales.loss(model, lists, score_rule(setup, hyper, step, penalties))
+        return value + sum(penalties) if penalties else value
     return metrics.cross_entropy(model(lists), lists)
 
 
-def train_step(setup: Setup, transform, params, state, lists, axis: str | None = None, noise_key=None):
+def train_step(
+    setup: Setup, hyper: Hyper, transform, params, state, lists, step, axis: str | None = None, noise_key=None
+):
     """One optimiser step on lists [B, n]: (params, state, loss), averaged over a device axis.
 
-    With `noise_key` the gradient gets the noise of `TrainConfig.gradient_noise`.
+    With `noise_key` the gradient gets the noise of `TrainConfig.gradient_noise`. Frozen arrays
+    have no gradient: it counts as zero.
     """
-    value, gradient = jax.value_and_grad(functools.partial(loss, setup.model))(params, lists)
+    arrays, structure = jax.tree.flatten(params)
+    trained = [not is_frozen(setup, name) for name in array_names(setup.model)]
+
+    def of_trained(some):
+        some = iter(some)
+        filled = [
+            next(some) if is_trained else array for array, is_trained in zip(arrays, trained, strict=True)
+        ]
+        return loss(setup, hyper, jax.tree.unflatten(structure, filled), lists, step)
+
+    value, gradient = jax.value_and_grad(of_trained)(
+        [array for array, is_trained in zip(arrays, trained, strict=True) if is_trained]
+    )
     if axis is not None:
         value, gradient = jax.lax.pmean((value, gradient), axis)
+    some = iter(gradient)
+    gradient = jax.tree.unflatten(
+        structure,
+        [
+            next(some) if is_trained else jnp.zeros_like(a)
+            for a, is_trained in zip(arrays, trained, strict=True)
+        ],
+    )
     if noise_key is not None:
-        gradient = add_noise(gradient, setup.train.gradient_noise, noise_key)
+        gradient = add_noise(setup, hyper, gradient, noise_key)
     updates, state = transform.update(gradient, state, params)
     return optax.apply_updates(params, updates), state, value
 
@@ -84,20 +183,23 @@ def train_step(setup: Setup, transform, params, state, lists, axis: str | None =
 @functools.partial(jax.jit, static_argnums=0)
 def replay(setup: Setup, params, batches):
     """Trains on given batches [S, B, n] and returns (params, losses [S])."""
-    transform = optimizer(setup.train, setup.train.learning_rate, setup.train.weight_decay)
+    hyper = hyper_of(setup.train)
+    transform = optimizer(setup, hyper)
 
-    def body(carry, lists):
-        *carry, value = train_step(setup, transform, *carry, lists)
+    def body(carry, batch):
+        step, lists = batch
+        *carry, value = train_step(setup, hyper, transform, *carry, lists, step)
         return tuple(carry), value
 
-    (params, _), losses = jax.lax.scan(body, (params, transform.init(params)), batches)
+    numbered = jnp.arange(len(batches)), batches
+    (params, _), losses = jax.lax.scan(body, (params, transform.init(params)), numbered)
     return params, losses
 
 
-def evaluate(setup: Setup, params, lists):
+def evaluate(setup: Setup, params, lists, rule: scales.ScoreRule | None = None):
     """Loss, accuracy, sequence accuracy and accuracy per position [n] on lists [B, n]."""
     model = bind(setup.model, params)
-    forward = functools.partial(scales.logits, model) if scales.is_faster(setup.model) else model
+    forward = functools.partial(scales.logits, model, rule=rule) if scales.is_faster(setup.model) else model
 
     def sums(lists, weights):
         logits = forward(lists)
@@ -111,8 +213,8 @@ def evaluate(setup: Setup, params, lists):
     lists = jnp.pad(lists, ((0, padding), (0, 0))).reshape(-1, size, lists.shape[1])
     total = jax.tree.map(lambda x: x.sum(0), jax.lax.map(lambda part: sums(*part), (lists, weights)))
     return {
-        "val_loss": total["loss"] / (n_lists * setup.model.list_len),
-        "val_accuracy": total["right"].mean() / n_lists,
-        "val_sequence_accuracy": total["lists_right"] / n_lists,
-        "val_position_accuracy": total["right"] / n_lists,
+        "loss": total["loss"] / (n_lists * setup.model.list_len),
+        "accuracy": total["right"].mean() / n_lists,
+        "sequence_accuracy": total["lists_right"] / n_lists,
+        "position_accuracy": total["right"] / n_lists,
     }

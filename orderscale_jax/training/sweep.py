@@ -1,8 +1,8 @@
 """Grids of configurations times seeds: what to run, in which groups, and a CSV that survives a kill.
 
 A sweep is a ConfigDict made by `sweep_config`. Its cells are the points of the grid; a run is a cell
-with a seed. Runs whose programs are the same, because they differ only in seed, learning rate and
-weight decay, advance together as one `Ensemble`; a finished run is a row of `results.csv` at once.
+with a seed. Runs whose programs are the same, because they differ only in seed and in numbers such as the
+learning rate (`hyper`), advance together as one `Ensemble`; a finished run is a row of `results.csv` at once.
 
 Where several processes take part (`shares`), each trains its share and writes `results.share_I_of_P.csv`;
 whoever finds all rows there writes them to `results.csv`. Any number of processes goes on where another
@@ -27,18 +27,18 @@ import ml_collections
 import numpy as np
 
 from orderscale_jax.checkpoint import named_arrays, weight_digest
-from orderscale_jax.config import Setup, TrainConfig, check_seeds
+from orderscale_jax.config import Setup, check_seeds, overrides_text
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import bind
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup, result
+from orderscale_jax.training.hyper import hyper_of, neutral
 from orderscale_jax.training.run import Run
 from orderscale_jax.training.shares import Share
 from orderscale_jax.training.sweep_results import OUTCOMES, SUCCESS, ResultsFile, read_results, write_results
 
 ALL = Share()
 RESULTS = "results.csv"
-PER_RUN = ("learning_rate", "weight_decay")  # values of a run, not of its program
 
 
 def sweep_config(
@@ -78,7 +78,10 @@ class Cell:
     setup: Setup
 
     def __str__(self) -> str:
-        return ", ".join(f"{field.split('.')[-1]} {value}" for field, value in self.values.items())
+        values = {**self.values}
+        if "train.overrides" in values:
+            values["train.overrides"] = overrides_text(values["train.overrides"]) or "none"
+        return ", ".join(f"{field.split('.')[-1]} {value}" for field, value in values.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,8 @@ class Job:
         """The complete configuration, a column a field."""
         setup = self.cell.setup
         parts = (dataclasses.asdict(part) for part in (setup.task, setup.model, setup.train))
-        return {"seed": self.seed, **{name: value for part in parts for name, value in part.items()}}
+        columns = {"seed": self.seed, **{name: value for part in parts for name, value in part.items()}}
+        return {**columns, "overrides": overrides_text(setup.train.overrides)}
 
     @property
     def name(self) -> str:
@@ -159,8 +163,7 @@ def programs(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _program(setup: Setup) -> Setup:
     """The setup without what is a value of each run."""
-    neutral = {name: getattr(TrainConfig, name) for name in PER_RUN}
-    return dataclasses.replace(setup, train=dataclasses.replace(setup.train, **neutral))
+    return dataclasses.replace(setup, train=neutral(setup.train))
 
 
 def train(
@@ -263,9 +266,9 @@ def _train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]],
 
 def _start(setup: Setup, jobs: Sequence[Job]) -> Run:
     """The runs [R, …] of these jobs before their first step."""
-    trains = [job.cell.setup.train for job in jobs]
-    per_run = (np.array([getattr(train, name) for train in trains], np.float32) for name in PER_RUN)
-    return start_runs(setup, np.array([job.seed for job in jobs], np.uint32), *per_run)
+    hypers = [hyper_of(job.cell.setup.train) for job in jobs]
+    stacked = jax.tree.map(lambda *values: np.stack(values), *hypers)
+    return start_runs(setup, np.array([job.seed for job in jobs], np.uint32), stacked)
 
 
 def _finish(ensemble: Ensemble, jobs: Sequence[tuple[int, Job]], ended: Callable[[int, dict], None]):

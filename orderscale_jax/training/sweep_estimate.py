@@ -19,6 +19,7 @@ import numpy as np
 
 from orderscale_jax.config import Setup
 from orderscale_jax.model import ModelConfig, init_params, scales
+from orderscale_jax.training.hyper import hyper_of
 from orderscale_jax.training.step import optimizer, train_step
 
 MEASURED_RUNS = 64  # on each device that advances runs together
@@ -107,11 +108,12 @@ def _compile_steps(setup: Setup) -> Callable[[int], Any]:
     params = jax.tree.map(lambda x: generator.normal(0, 0.1, lead + x.shape).astype(x.dtype), like)
     size = setup.train.batch_size, setup.task.list_len
     lists = jnp.asarray(generator.integers(setup.task.n_digits, size=size), jnp.int32)
-    transform = optimizer(setup.train, setup.train.learning_rate, setup.train.weight_decay)
+    hyper = hyper_of(setup.train)
+    transform = optimizer(setup, hyper)
 
     def steps(params, lists, n_steps):
-        def one_step(_, carry):
-            return train_step(setup, transform, *carry, lists)[:2]
+        def one_step(step, carry):
+            return train_step(setup, hyper, transform, *carry, lists, step)[:2]
 
         return jax.lax.fori_loop(0, n_steps, one_step, (params, transform.init(params)))[0]
 

@@ -28,10 +28,30 @@ NORMAL_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 CONFIG_COLUMNS = tuple(
     dict.fromkeys(f.name for c in (TaskConfig, ModelConfig, TrainConfig) for f in dataclasses.fields(c))
 )
-OUTCOMES = ("accuracy", "sequence_accuracy", "position_accuracy", "transition_step", "best_step", "steps")
+OUTCOMES = (
+    "accuracy",
+    "sequence_accuracy",
+    "position_accuracy",
+    "train_accuracy",
+    "train_sequence_accuracy",
+    "transition_step",
+    "best_step",
+    "steps",
+)
 RESULT_COLUMNS = (*OUTCOMES, "seconds", "parameters", "weights_sha256", "device")
 COLUMNS = ("run", "seed", *CONFIG_COLUMNS, *RESULT_COLUMNS)
-TEXT_COLUMNS = ("run", "duplicates", "frozen_heads", "batches", "schedule", "weights_sha256", "device")
+TEXT_COLUMNS = (
+    "run",
+    "duplicates",
+    "split",
+    "frozen_heads",
+    "batches",
+    "overrides",
+    "scores",
+    "schedule",
+    "weights_sha256",
+    "device",
+)
 
 
 def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -1,0 +1,44 @@
+"""How much do two layers hold, and how much of it carries over to lists they have not seen?
+
+    orderscale sweep --config=sweeps/ceiling --workdir=runs/ceiling
+
+60,000 steps, 3 seeds a cell, the last layer's W_Q and W_K as they were drawn unless a cell says otherwise; an
+hour on 2 CPU cores. `sampled` draws from all lists, the validation lists among them: capacity. `reshuffle`
+and `resample` see the training lists of the published split alone: generalisation.
+"""
+
+from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config
+from orderscale_jax.training.sweep import sweep_config
+
+FIELDS = (
+    "train.batches",
+    "train.schedule",
+    "train.learning_rate",
+    "train.weight_decay",
+    "train.batch_size",
+    "model.d_model",
+    "train.overrides",
+)
+ALL_SCORES_AS_DRAWN = tuple(("blocks.*", field, value) for _, field, value in LAST_SCORES_AS_DRAWN)
+
+
+def cells():
+    for batches in ("sampled", "reshuffle"):
+        yield batches, "constant", 1e-3, 0.01, 512, 64, LAST_SCORES_AS_DRAWN
+        yield batches, "cosine", 1e-3, 0.01, 512, 64, LAST_SCORES_AS_DRAWN
+        yield batches, "cosine", 3e-3, 0.01, 512, 64, LAST_SCORES_AS_DRAWN
+        yield batches, "cosine", 1e-3, 0.01, 2048, 64, LAST_SCORES_AS_DRAWN
+        for decay in (0.0, 0.1, 1.0):
+            yield batches, "cosine", 1e-3, decay, 512, 64, LAST_SCORES_AS_DRAWN
+        for width in (8, 16, 32, 128):
+            yield batches, "cosine", 1e-3, 0.01, 512, width, LAST_SCORES_AS_DRAWN
+        yield batches, "cosine", 1e-3, 0.01, 512, 64, ALL_SCORES_AS_DRAWN
+        yield batches, "cosine", 1e-3, 0.01, 512, 64, ()
+    yield "resample", "cosine", 1e-3, 0.01, 512, 64, LAST_SCORES_AS_DRAWN
+
+
+def get_config():
+    base = default_config()
+    base.train.max_steps = 60_000
+    base.train.eval_every = 500
+    return sweep_config(base, {FIELDS: list(cells())}, seeds=3)
