@@ -5,8 +5,9 @@
 30 digits, at most 30,000 steps of 0.08 ms; a run ends at 0.80, past its transition. The rows are
 `experiments/results/why_stuck.csv`; `docs/why_two_layers_get_stuck.md` reads them.
 
-Two kinds of lists, on both of which a model that trains as published stays stuck: `paired`, a fixed training
-set of 720 lists that holds every order of what it holds, in batches of 128; and lists drawn afresh, `sampled`.
+Two kinds of lists, on both of which a model that trains as published stays stuck: `paired`, a fixed
+training set of 720 lists that holds every order of what it holds, in batches of 128; and lists drawn afresh,
+`sampled`.
 """
 
 from orderscale_jax.config import default_config

@@ -19,8 +19,8 @@ SMALL = 0.01  # of accuracy; a smaller change is called none
 
 
 VALIDATION_LISTS_SEEN = {  # by the recipe of the batches
-    "sampled": " It was trained on lists drawn afresh from all there are, these among them: that tells what it "
-    "holds, not what it generalises to.",
+    "sampled": " It was trained on lists drawn afresh from all there are, these among them: that tells what "
+    "it holds, not what it generalises to.",
     "mirrored": " It was trained on the training lists in either order, some of these among them.",
 }
 

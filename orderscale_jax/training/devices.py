@@ -176,7 +176,7 @@ class CompiledTraining:
 
 @functools.partial(jax.jit, static_argnums=0)
 def start_runs(setup: Setup, seeds, hyper: Hyper | None = None) -> Run:
-    """Runs [R, …] before their first step, for seeds [R] and numbers [R, …], by default the configured ones."""
+    """Runs [R, …] before their first step, for seeds [R] and their numbers [R, …] or the configured ones."""
     start = functools.partial(run.start, setup)
     return jax.vmap(lambda seed, hyper: start(seed, 0, hyper))(jnp.asarray(seeds, jnp.uint32), hyper)
 

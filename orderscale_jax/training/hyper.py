@@ -56,7 +56,7 @@ def neutral(train: TrainConfig) -> TrainConfig:
 
 
 def of_array(setup: Setup, hyper: Hyper, name: str, field: str, default: Any = None) -> Any:
-    """The value of `field` for the array `name`: of the last override that names both, else the shared one."""
+    """The value of `field` for the array `name`: that of the override that holds, else the shared one."""
     place = overridden(setup)[name].get(field)
     if place is None:
         return getattr(hyper, field) if field in SHARED else default

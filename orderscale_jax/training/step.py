@@ -77,9 +77,8 @@ def schedule(config: TrainConfig, step):
 
 def has_noise(setup: Setup) -> bool:
     """Whether any array's gradient gets noise."""
-    return setup.train.gradient_noise > 0 or any(
-        field == "gradient_noise" for _, field, _ in setup.train.overrides
-    )
+    fields = (field for _, field, _ in setup.train.overrides)
+    return setup.train.gradient_noise > 0 or "gradient_noise" in fields
 
 
 def add_noise(setup: Setup, hyper: Hyper, gradient, key):
@@ -152,28 +151,21 @@ def train_step(
     have no gradient: it counts as zero.
     """
     arrays, structure = jax.tree.flatten(params)
-    trained = [not is_frozen(setup, name) for name in array_names(setup.model)]
+    trained = [i for i, name in enumerate(array_names(setup.model)) if not is_frozen(setup, name)]
 
-    def of_trained(some):
-        some = iter(some)
-        filled = [
-            next(some) if is_trained else array for array, is_trained in zip(arrays, trained, strict=True)
-        ]
-        return loss(setup, hyper, jax.tree.unflatten(structure, filled), lists, step)
+    def fill(others, some):
+        """The tree of all arrays, `some` being the trained ones."""
+        filled = list(others)
+        for i, array in zip(trained, some, strict=True):
+            filled[i] = array
+        return jax.tree.unflatten(structure, filled)
 
-    value, gradient = jax.value_and_grad(of_trained)(
-        [array for array, is_trained in zip(arrays, trained, strict=True) if is_trained]
+    value, gradient = jax.value_and_grad(lambda some: loss(setup, hyper, fill(arrays, some), lists, step))(
+        [arrays[i] for i in trained]
     )
     if axis is not None:
         value, gradient = jax.lax.pmean((value, gradient), axis)
-    some = iter(gradient)
-    gradient = jax.tree.unflatten(
-        structure,
-        [
-            next(some) if is_trained else jnp.zeros_like(a)
-            for a, is_trained in zip(arrays, trained, strict=True)
-        ],
-    )
+    gradient = fill(map(jnp.zeros_like, arrays), gradient)
     if noise_key is not None:
         gradient = add_noise(setup, hyper, gradient, noise_key)
     updates, state = transform.update(gradient, state, params)
