@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from orderscale_jax import figures
 from orderscale_jax.cli import arguments, machine
 from orderscale_jax.cli.configuration import Configuration
+from orderscale_jax.figures import transitions
 from orderscale_jax.formatting import count
 from orderscale_jax.training import sweep
 from orderscale_jax.training.devices import memory
@@ -130,6 +131,8 @@ def pictures(rows, success: float) -> dict[str, Figure]:
         "accuracy_strips": figures.outcome_strips(summaries, "accuracy"),
         "transition_strips": figures.outcome_strips(summaries, "transition"),
     }
+    if len(summaries) <= transitions.MOST:
+        drawn["survival"] = figures.survival_curves(summaries)
     fields = varying_fields(rows)
     if len(fields) > 1:
         columns = max(reversed(fields), key=lambda name: len({row[name] for row in rows}))

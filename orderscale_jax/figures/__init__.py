@@ -7,6 +7,7 @@ from orderscale_jax.figures.pairs import sep_attention_scores, wrong_lists
 from orderscale_jax.figures.style import save
 from orderscale_jax.figures.sweep import outcome_strips, success_heatmap, success_rates
 from orderscale_jax.figures.training import Curve, training_curves
+from orderscale_jax.figures.transitions import dose_response, survival_curves
 
 __all__ = [
     "Curve",
@@ -14,12 +15,14 @@ __all__ = [
     "ablation_matrix",
     "attention_histograms",
     "difference_bars",
+    "dose_response",
     "information_flow",
     "outcome_strips",
     "save",
     "sep_attention_scores",
     "success_heatmap",
     "success_rates",
+    "survival_curves",
     "training_curves",
     "wrong_lists",
 ]

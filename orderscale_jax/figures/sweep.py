@@ -5,7 +5,7 @@ Every function takes the `Summary` objects of one sweep, which name their cells 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,30 +14,14 @@ from matplotlib.figure import Figure
 
 from orderscale_jax.config import TRANSITION_ACCURACY
 from orderscale_jax.errors import UserError
-from orderscale_jax.figures import style
+from orderscale_jax.figures import cells, style
 from orderscale_jax.training.sweep_results import Summary
 
-NAMES = {
-    "n_layers": "layers",
-    "n_heads": "heads",
-    "d_model": "width",
-    "list_len": "list length",
-    "n_digits": "digits",
-    "layer_norm": "LayerNorm",
-    "bias": "biases",
-    "learn_wv": "W_V",
-    "learn_wo": "W_O",
-    "batch_size": "batch",
-    "train_fraction": "train share",
-    "learning_rate": "rate",
-    "weight_decay": "decay",
-    "gradient_noise": "noise",
-    "max_steps": "steps",
-}
-WORDS = ("batches", "duplicates", "schedule", "frozen_heads")  # values that say themselves what they are
 COLORS = LinearSegmentedColormap.from_list("success", ["white", style.SKY, style.BLUE])
 DARK = 0.6  # share of the colour scale from which text is white
-ROW, JITTER = 0.2, 0.28  # inches; share of a row's half height
+ROW, LINE, CHARACTER = 0.2, 0.12, 0.055  # inches: a row, a line of a label, a character of it on average
+LONGEST = 44  # characters of a label's line
+JITTER = 0.28  # share of a row's half height
 
 
 @style.styled
@@ -63,15 +47,19 @@ def success_heatmap(summaries: Sequence[Summary], columns: str, color: str = "su
         rest = {name: value for name, value in summary.values.items() if name != columns}
         place = tuple(rest.values()), summary.values[columns]
         if place in places:
-            raise UserError(f"two cells are {_words(rest)}, {_words({columns: place[1]})}")
+            raise UserError(f"two cells are {cells.words(rest)}, {cells.words({columns: place[1]})}")
         places[place] = summary
     down = list(dict.fromkeys(row for row, _ in places))
-    labels = {row: _words(dict(zip(rest, row, strict=True))) for row in down}
+    labels = [cells.words(dict(zip(rest, row, strict=True))) for row in down]
     if len(rest) == 1:
-        down = _ordered(row[0] for row in down)
-        down, labels = [(value,) for value in down], {(value,): _value(value) for value in down}
-    margin = 0.35 + 0.055 * max(map(len, labels.values()))
-    figure = Figure(figsize=(margin + 0.42 * len(across) + 0.7, 0.95 + ROW * len(down)), layout="constrained")
+        down = [(value,) for value in _ordered(row[0] for row in down)]
+        labels = [cells.value_words(*rest, *row) for row in down]
+    labels, width, height = _fitted(labels)
+    below = [cells.value_words(columns, value) for value in across]
+    turned = max(map(len, below)) > 6
+    under = 0.7 * CHARACTER * max(map(len, below)) if turned else 0
+    size = 1.05 + width + 0.42 * len(across), 0.95 + under + height * len(down)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     shades = np.full((len(down), len(across)), np.nan)
     for (row, column), summary in places.items():
@@ -80,12 +68,13 @@ def success_heatmap(summaries: Sequence[Summary], columns: str, color: str = "su
         look = {"size": style.SMALL - 1, "color": "white" if shades[i, j] > DARK else style.INK}
         axes.text(j, i, f"{summary.successes}/{summary.n_runs}", ha="center", va="center", **look)
     image = axes.imshow(shades, cmap=COLORS, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(across)), [_value(value) for value in across])
-    axes.set_yticks(range(len(down)), [labels[row] for row in down])
-    axes.set_xlabel(NAMES.get(columns, columns))
+    look = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    axes.set_xticks(range(len(across)), below, **look)
+    axes.set_yticks(range(len(down)), labels)
+    axes.set_xlabel(cells.NAMES.get(columns, columns))
     if len(rest) == 1:
         (only,) = rest
-        axes.set_ylabel(NAMES.get(only, only))
+        axes.set_ylabel(cells.NAMES.get(only, only))
     axes.tick_params(length=0)
     axes.set_facecolor("#F2F2F2")  # squares outside the grid
     axes.spines[:].set_visible(False)
@@ -153,9 +142,10 @@ def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> F
 
 def _rows(summaries: Sequence[Summary]):
     """An empty figure with a labelled line per cell, the first on top."""
-    labels = [_words(summary.values) or "all runs" for summary in summaries]
-    width = max(style.COLUMN, 2.6 + 0.055 * max(map(len, labels)))
-    figure = Figure(figsize=(width, 0.6 + ROW * len(summaries)), layout="constrained")
+    labels = [cells.words(summary.values) or "all runs" for summary in summaries]
+    labels, width, height = _fitted(labels)
+    size = max(style.COLUMN, 2.6 + width), 0.6 + height * len(summaries)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.set_yticks(range(len(summaries)), labels)
     axes.set_ylim(len(summaries) - 0.4, -0.6)
@@ -164,6 +154,14 @@ def _rows(summaries: Sequence[Summary]):
     for i in range(len(summaries)):
         axes.axhline(i, color=style.PALE, lw=0.4, zorder=0)
     return figure, axes
+
+
+def _fitted(labels: Iterable[str]) -> tuple[list[str], float, float]:
+    """Labels in lines of `LONGEST` characters at most, their width and the height of a row, in inches."""
+    labels = [cells.wrap(label, LONGEST) for label in labels]
+    lines = [label.split("\n") for label in labels]
+    width = CHARACTER * max(len(line) for label in lines for line in label)
+    return labels, width, max(ROW, ROW - LINE + LINE * max(map(len, lines)))
 
 
 def _beside(axes, row: int, text: str):
@@ -183,28 +181,8 @@ def _spread(n: int) -> np.ndarray:
 
 
 def _ordered(values) -> list[Any]:
-    """Distinct values by size, words in order of appearance."""
+    """Distinct values by size and None last, words in order of appearance."""
     values = list(dict.fromkeys(values))
-    return values if any(isinstance(value, str) for value in values) else sorted(values)
-
-
-def _words(values: dict[str, Any]) -> str:
-    """The fields of a cell as a label: `sampled, batch 2,048, no LayerNorm`."""
-    parts = []
-    for field, value in values.items():
-        name = NAMES.get(field, field)
-        if isinstance(value, bool):
-            parts.append(name if value else f"no {name}")
-        elif field in WORDS:
-            parts.append(value)
-        else:
-            parts.append(f"{name} {_value(value)}")
-    return ", ".join(parts)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if any(isinstance(value, str) for value in values):
+        return values
+    return sorted(values, key=lambda value: (value is None, value or 0))

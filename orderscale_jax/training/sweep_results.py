@@ -179,6 +179,20 @@ class Summary:
         """How many runs had their transition."""
         return int(np.isfinite(self.transition_steps).sum())
 
+    @property
+    def waits(self):
+        """Steps until each run's transition, or that they are more than it trained: a SciPy CensoredData.
+
+        Raises:
+          UserError: there are no runs.
+        """
+        from scipy.stats import CensoredData
+
+        if not self.n_runs:
+            raise UserError("waiting for a transition needs at least one run")
+        never = ~np.isfinite(self.transition_steps)
+        return CensoredData.right_censored(np.where(never, self.steps, self.transition_steps), never)
+
     def transition_quantile(self, q: float) -> float:
         """The step by which a share q of all runs had their transition, NaN if fewer ever had.
 
@@ -188,6 +202,21 @@ class Summary:
         steps = np.sort(np.where(np.isfinite(self.transition_steps), self.transition_steps, np.inf))
         step = steps[max(0, int(np.ceil(q * self.n_runs)) - 1)]
         return float(step) if np.isfinite(step) else float("nan")
+
+
+def compare_survival(a: Summary, b: Summary) -> float:
+    """p of the log-rank test that the runs of two cells have their transitions at the same rate.
+
+    It is 1 where nothing could be told: no run has a transition, or all that could have do at once.
+
+    Raises:
+      UserError: a cell has no runs.
+    """
+    from scipy.stats import logrank
+
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        p = float(logrank(a.waits, b.waits).pvalue)
+    return 1.0 if np.isnan(p) else p
 
 
 def summarize(
