@@ -2,8 +2,9 @@
 
     python -m experiments.plateau --output=experiments/results/plateau.csv
 
-30 digits, batches of 128 of the paired training set unless a run says otherwise, 16 seeds, the first 6,000
-steps; ten minutes on 2 CPU cores. A row per run and 200 steps; the columns are described in COLUMNS.
+30 digits, 16 seeds of each kind of run, 64 of the published one, from which the step of the transition is
+predicted. A row per run and 200 steps, of the first 6,000; the run goes on to 30,000 for its transition. A
+quarter of an hour on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 from orderscale_jax import files
 from orderscale_jax.cli import app, arguments, machine
 from orderscale_jax.config import LAST_SCORES_AS_DRAWN, Setup, default_config
-from orderscale_jax.model import array_names, bind, matching_arrays
+from orderscale_jax.model import array_names, bind, matching_arrays, metrics
 from orderscale_jax.training import run as runs
 from orderscale_jax.training.batches import training_batch
 from orderscale_jax.training.ensemble import make_setup
@@ -29,10 +30,11 @@ from orderscale_jax.training.hyper import hyper_of
 from orderscale_jax.training.step import loss
 
 OUTPUT = arguments.define("output", "str", None, "the CSV file for what is seen.", shown="FILE")
-SEEDS = arguments.define("seeds", "int", 16, "runs of each kind.", least=1)
+SEEDS = arguments.define("seeds", "int", 16, "runs of each kind; of `published` four times as many.", least=1)
 
 LAST = "blocks.-1.attn.W_[QK]"
 KINDS = {  # what is trained on, and how: (split, batches, batch size, overrides)
+    "published": ("published", "reshuffle", 128, ()),
     "trained": ("paired", "reshuffle", 128, ()),
     "as drawn": ("paired", "reshuffle", 128, LAST_SCORES_AS_DRAWN),
     "epsilon 1e-4": ("paired", "reshuffle", 128, ((LAST, "epsilon", 1e-4),)),
@@ -47,11 +49,13 @@ ARRAYS = {  # whose gradients are looked at, by a short name
     "P": "pos_embed.W_pos",
     "U": "unembed.W_U",
 }
+LOOKS_UNTIL, STEPS = 6_000, 30_000
 N_BATCHES = 32  # from which the noise of a gradient is estimated
 COLUMNS = {
     "kind": "of KINDS",
     "seed": "of the run",
     "step": "training steps so far",
+    "transition_step": "first step of the run at which validation was above 0.75; empty if there was none",
     "accuracy": "of outputs, on all lists",
     "beta_o1": "attention of o2 to o1 in the last layer, mean over all lists",
     "openness": "4 beta (1 - beta) of it, mean over all lists: 1 for an even choice, 0 where it is saturated",
@@ -60,6 +64,10 @@ COLUMNS = {
     "norm_QK": "Frobenius norm of W_Q W_K' of the last layer",
     "position_distance": "length of P_1 - P_2",
     "alpha_std": "standard deviation over all lists of the share alpha_1 of d1 in SEP",
+    "loss": "mean cross-entropy on all lists",
+    "gradient_norm": "of the gradient of all arrays on the whole training set",
+    "cosine": "of the final residuals of o1 and o2, mean over all lists",
+    "repetition": "share of lists for which o2 says what o1 says",
     **{
         f"snr_{name}": f"gradient on the whole training set over the noise of a batch's, as root mean "
         f"squares, of {pattern}"
@@ -76,10 +84,11 @@ def main():
     output = Path(arguments.required(OUTPUT))
     machine.use_compilation_cache()
     rows = []
-    with tqdm(total=len(KINDS) * SEEDS.value, unit="run", disable=None) as bar:
+    counts = {kind: SEEDS.value * (4 if kind == "published" else 1) for kind in KINDS}
+    with tqdm(total=sum(counts.values()), unit="run", disable=None) as bar:
         for kind, (split, batches, size, overrides) in KINDS.items():
             bar.set_description(kind)
-            for seed in range(SEEDS.value):
+            for seed in range(counts[kind]):
                 seen = watch(split, batches, size, overrides, seed)
                 rows += [{"kind": kind, "seed": seed, **row} for row in seen]
                 bar.update()
@@ -96,20 +105,27 @@ def watch(split: str, batches: str, size: int, overrides, seed: int) -> list[dic
     config = default_config()
     config.task.n_digits, config.task.split = 30, split
     config.train.batches, config.train.batch_size, config.train.overrides = batches, size, overrides
-    config.train.max_steps, config.train.eval_every, config.train.target_accuracy = 6_000, 200, 1.0
+    config.train.max_steps, config.train.eval_every, config.train.target_accuracy = STEPS, 200, 1.0
     setup, lists = make_setup(config)
     train, validation = jnp.asarray(lists.train), jnp.asarray(lists.validation)
     run, rows = _start(setup, seed), []
-    while True:
-        seen = jax.device_get(look(setup, run, train, validation))
-        rows.append({"step": int(run.step), **{name: f"{float(x):.6g}" for name, x in seen.items()}})
-        if run.done:
-            return rows
+    while not run.done:
+        if run.step <= LOOKS_UNTIL:
+            seen = jax.device_get(look(setup, run, train, validation))
+            rows.append({"step": int(run.step), **{name: f"{float(x):.6g}" for name, x in seen.items()}})
+        elif run.transition_step >= 0:
+            break
         run, _ = _advance(setup, run, train, validation)
+    transition = int(run.transition_step)
+    return [{**row, "transition_step": transition if transition >= 0 else ""} for row in rows]
 
 
 _start = jax.jit(runs.start, static_argnums=0)
 _advance = jax.jit(runs.train_until_validation, static_argnums=0)
+
+
+def _cosine(x, y):
+    return (x * y).sum(-1) / (jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -130,11 +146,15 @@ def look(setup: Setup, run, train, validation):
         "norm_QK": jnp.linalg.norm(attn.W_Q[0] @ attn.W_K[0].T),
         "position_distance": jnp.linalg.norm(positions[0] - positions[1]),
         "alpha_std": alpha.std(),
+        "loss": metrics.cross_entropy(logits, everything),
+        "cosine": _cosine(trace.residuals[-1, :, 3], trace.residuals[-1, :, 4]).mean(),
+        "repetition": (logits[:, 0].argmax(-1) == logits[:, 1].argmax(-1)).mean(),
     }
     hyper = hyper_of(setup.train)
     gradient = jax.grad(lambda params, lists: loss(setup, hyper, params, lists, run.step))
     whole = gradient(run.params, everything if setup.train.batches == "sampled" else train)
-    key = jax.random.fold_in(jax.random.key(run.seed), 12_345)
+    seen["gradient_norm"] = jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(whole)))
+    key = jax.random.fold_in(jax.random.key(run.seed), run.step)
 
     def of_batch(number):
         drawn = training_batch(
@@ -142,7 +162,7 @@ def look(setup: Setup, run, train, validation):
             setup.task,
             setup.train.batch_size,
             key,
-            run.step * N_BATCHES + number,
+            number,
             train,
             0,
             1,

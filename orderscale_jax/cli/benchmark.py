@@ -161,7 +161,8 @@ def time_to_accuracy(tell, n_seeds: int):
     for share in (0, 50, 100):
         for name, values, unit in (("steps", steps, "steps"), ("seconds", seconds, "s")):
             value = np.percentile([*values, *missing], share, method="higher")
-            tell(f"{name}_to_{SUCCESS}_percentile_{share}", value, unit)
+            if np.isfinite(value):
+                tell(f"{name}_to_{SUCCESS}_percentile_{share}", value, unit)
 
 
 def step_limit(tell, setup, ours, n_runs: int = 1):

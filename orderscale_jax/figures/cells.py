@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from orderscale_jax.config import parse_overrides
-from orderscale_jax.formatting import percent
+from orderscale_jax.formatting import NO_BREAK, percent
 
 NAMES = {
     "n_layers": "layers",
@@ -127,5 +127,6 @@ def entry(value: Any) -> str:
 
 
 def wrap(label: str, width: int) -> str:
-    """A label in lines of at most so many characters."""
-    return textwrap.fill(label, width, break_on_hyphens=False)
+    """A label in lines of at most so many characters, torn at commas where its parts are short enough."""
+    parts = [part.replace(" ", NO_BREAK) if len(part) <= width else part for part in label.split(", ")]
+    return textwrap.fill(", ".join(parts), width, break_on_hyphens=False).replace(NO_BREAK, " ")

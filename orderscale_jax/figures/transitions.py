@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence, Sized
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import ScaledTranslation
 
 from orderscale_jax.errors import UserError
@@ -16,7 +17,7 @@ from orderscale_jax.training.sweep_results import Summary, wilson_interval
 
 MOST = 8  # curves that can be told apart
 MARKERS = "osD^vPX*"
-APART, BESIDE = 0.9, 3.5  # points between curves that run together, and between series at one dose
+APART, BESIDE = 0.7, 3.5  # points between curves that run together, and between series at one dose
 LINE, LONGEST = 0.145, 52  # of a legend's lines: inches, characters
 AIR, CHARACTER = 0.02, 0.021  # between labels of an axis and of their characters, as shares of the axis
 
@@ -26,7 +27,7 @@ def survival_curves(groups: Mapping[str, Summary] | Sequence[Summary], *, log: b
     """The share of runs without a transition so far over training steps, a curve per group.
 
     Kaplan and Meier's estimate, with 95 % intervals by the exponential Greenwood formula where it has any.
-    A tick is where runs ended without a transition. Curves are drawn 0.9 points apart, so that none hides
+    A tick is where runs ended without a transition. Curves are drawn 0.7 points apart, so that none hides
     another while they run together.
 
     Args:
@@ -53,17 +54,20 @@ def survival_curves(groups: Mapping[str, Summary] | Sequence[Summary], *, log: b
         steps, shares = np.append(start, curve.quantiles), np.append(1.0, curve.probabilities)
         dashes = "-" if i < len(style.CYCLE) else (0, (3, 1))
         label = f"{label}: {summary.transitions} of {summary.n_runs}"
-        axes.plot(steps, shares, drawstyle="steps-post", lw=1.3, ls=dashes, label=label, gid="curve", **look)
+        axes.plot(steps, shares, drawstyle="steps-post", lw=1.2, ls=dashes, label=label, gid="curve", **look)
+        tick = {"ls": "", "marker": "|", "ms": 6, "mew": 1.0, "clip_on": False, "in_layout": False}
         stuck = summary.steps[~np.isfinite(summary.transition_steps)]
-        axes.plot(stuck, curve.evaluate(stuck), ls="", marker="|", ms=6, mew=1.0, gid="stuck", **look)
+        axes.plot(stuck, curve.evaluate(stuck), gid="stuck", **tick, **look)
     if log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter("")
     else:
         axes.locator_params(axis="x", nbins=5)
     axes.set_xlim(start, (1.15 if log else 1.03) * max(curve.quantiles[-1] for curve in curves))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     axes.set(ylim=(-0.04, 1.04), xlabel="training step", ylabel="share of runs still stuck")
-    _legend(figure, axes, "how many broke through (tick: ended stuck)")
+    _legend(figure, axes, "how many broke through (tick: ended stuck, band: 95 %)")
     return figure
 
 
@@ -115,8 +119,8 @@ def dose_response(
             axes.plot(x[x != zero], y[x != zero], lw=0.8, alpha=0.6, **look)
             dot = {"ls": "", "marker": MARKERS[i], "ms": 4.5, "mec": "white", "mew": 0.5}
             axes.plot(x, y, label=label, gid=gid, **dot, **look | {"zorder": 3})
-        arrow = {"ls": "", "marker": "^", "ms": 3.5, "mec": "none", "clip_on": False}
-        axes.plot(x[endless], np.full(endless.sum(), top), gid="endless", **arrow, **look)
+        arrow = {"ls": "", "marker": "^", "ms": 3.5, "mec": "none", "clip_on": False, "in_layout": False}
+        below.plot(x[endless], np.full(endless.sum(), top), gid="endless", **arrow, **look)
     above.set(ylim=(-0.05, 1.05), ylabel="share that\nbroke through")
     below.set(ylim=(0, top), ylabel="transition step\n(median, quartiles)", xlabel=xlabel)
     below.yaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
