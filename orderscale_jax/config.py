@@ -302,6 +302,16 @@ def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
     return _build(TrainConfig, "train", config.train)
 
 
+def validation_lists_seen(config: ml_collections.ConfigDict) -> bool | None:
+    """Whether training may draw validation lists, so that accuracy on them is what a model can hold and not
+    what it generalises to; None where the configuration does not say how it was trained."""
+    if "train" not in config:
+        return None
+    task, batches = task_config(config), train_config(config).batches
+    both_orders_train = task.split == "paired" and task.paired_share == 1
+    return batches == "sampled" or (batches == "mirrored" and not both_orders_train)
+
+
 def _build(cls, group: str, values, **more):
     if not isinstance(values, dict | ml_collections.ConfigDict):
         raise UserError(f"{group} must be a group of options, got {values!r}")

@@ -160,7 +160,7 @@ BAD = {
     "no such file": (["train", "--config=nowhere.py", "--workdir=new"], "no configuration file 'nowhere.py'"),
     "no such name": (
         ["train", "--config=four_layer", "--workdir=new"],
-        "none of that name is shipped: there are three_layer, two_layer, sweeps/batch_recipe",
+        "none of that name is shipped: there are three_layer, two_layer, two_layer_fresh, two_l",
     ),
     "broken config": (
         ["train", "--config=file", "--workdir=new"],
@@ -181,6 +181,22 @@ BAD = {
     "a file": ([*TRAIN, "--workdir=file"], "cannot be written: it is a file"),
     "read-only": ([*TRAIN, "--workdir=/proc/run"], "cannot be written"),
     "stray argument": ([*TRAIN, "stray"], "unexpected argument 'stray'"),
+    "no override": (
+        [*TRAIN, "--config.train.overrides=nonsense"],
+        "--config.train.overrides=nonsense: expected PATTERN FIELD VALUE, with semicolons between several",
+    ),
+    "no such field": (
+        [*TRAIN, "--config.train.overrides=embed.W_E rate 1"],
+        "one of learning_rate, weight_decay, epsilon, ",
+    ),
+    "no such array": (
+        [*TRAIN, "--config.train.overrides=blocks.2.attn.W_Q epsilon 1"],
+        "the pattern 'blocks.2.attn.W_Q' names no array of this model; there are blocks.0.attn.W_K, ",
+    ),
+    "no pattern": (
+        [*TRAIN, "--config.train.overrides=[ epsilon 1"],
+        "'[' is not a regular expression",
+    ),
     "other run": ([*TRAIN, "--workdir=taken"], "holds a run of another configuration"),
     "half a share": ([*TRAIN, "--num_processes=2"], "--process_id is missing"),
     "no such share": ([*TRAIN, "--num_processes=2", "--process_id=2"], "there is no process 2 of 2"),
@@ -292,7 +308,8 @@ def test_help_tells_every_option(orderscale):
     for group in GROUPS:
         for name, default, meaning in options(group):
             flag = f"{group}.{name}".removeprefix(".")
-            shown = str(default).lower() if default is None or isinstance(default, bool) else default
+            shown = str(default).lower() if isinstance(default, bool) else default
+            shown = "none" if default in (None, ()) else shown
             assert f"--config.{flag}={shown} {meaning}" in said and meaning
             assert (
                 f"--config.base.{flag}={shown} {meaning}" in swept
@@ -334,7 +351,12 @@ def test_training(orderscale, place):
 
 
 def test_attempts_and_every_form_of_a_flag(orderscale, place):
-    forms = ["--config.model.bias", "--noconfig.model.layer_norm", "--config.train.patience=none"]
+    forms = [
+        "--config.model.bias",
+        "--noconfig.model.layer_norm",
+        "--config.train.patience=none",
+        "--config.train.overrides=blocks.-1.attn.W_[QK] learning_rate 0; .* epsilon 1e-4",
+    ]
     code, out, err = orderscale(
         "train",
         "--config=layers.py:1",
@@ -344,8 +366,11 @@ def test_attempts_and_every_form_of_a_flag(orderscale, place):
         *forms,
     )
     assert (code, err) == (0, "") and "; 2 attempts, 12 steps, " in out
-    model = json.loads((place / "runs" / "two" / "config.json").read_text())["model"]
+    config = json.loads((place / "runs" / "two" / "config.json").read_text())
+    model = config["model"]
     assert (model["n_layers"], model["bias"], model["layer_norm"]) == (1, True, False)
+    frozen = ["blocks.-1.attn.W_[QK]", "learning_rate", 0.0]
+    assert config["train"]["overrides"] == [frozen, [".*", "epsilon", 1e-4]]
 
 
 def test_shares(orderscale):
@@ -405,14 +430,18 @@ def test_everything_is_reproduced_and_can_be_analysed_again(orderscale, place):
     code, out, err = orderscale(code=REPRODUCE)
     assert (code, err) == (0, "")
     assert (
-        out.startswith("training the model with 2 layers\n") and "training the model with 3 layers\n" in out
+        out.startswith("training the model with 2 layers\n")
+        and "training the model with 3 layers\n" in out
+        and "training the model with 2 layers, as published\n" in out
     )
     compared = (place / "tiny" / "comparison.txt").read_text()
     assert compared in out and compared.count("two_layer\n") == 1 and "verdict" in compared
+    assert "as published" in compared and compared.count("recipes of two layers") == 1
     written = {path.name for path in (place / "tiny").iterdir()}
     pictures = {"information_flow.png", "information_flow.pdf"}
-    assert written == {"two_layer", "three_layer", "comparison.txt", *pictures}
-    for name in ("two_layer", "three_layer"):
+    models = {"two_layer", "two_layer_published", "three_layer"}
+    assert written == {*models, "comparison.txt", *pictures}
+    for name in models:
         assert (place / "tiny" / name / "report.html").is_file()
         assert json.loads((place / "tiny" / name / "training" / "summary.json").read_text())["seed"] == 1
     code, out, err = orderscale("analyze", "--checkpoint=tiny/two_layer/training/checkpoint", "--output=page")

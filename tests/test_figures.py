@@ -15,6 +15,7 @@ from orderscale_jax import figures
 from orderscale_jax.analysis import AttentionStatistics, Difference, EdgeAblation, ListErrors, SepAttention
 from orderscale_jax.formatting import signed
 from orderscale_jax.graph import Edge, Graph
+from orderscale_jax.training.sweep_results import Summary, wilson_interval
 
 
 def make_flow(list_len, n_layers, *, n_heads=1, share_critical=1.0, head=None, **kwargs):
@@ -264,6 +265,140 @@ def test_training_curves_mark_each_transition(n_runs, with_loss):
 def test_a_curve_of_unequal_lengths_is_refused():
     with pytest.raises(ValueError, match="seed 0"):
         figures.Curve("seed 0", [0, 1], [0.5])
+
+
+def make_runs(transitions, steps=1000, **values):
+    """A cell whose runs had these transitions, None for none, and trained so many steps."""
+    transitions = np.array([np.nan if step is None else step for step in transitions], float)
+    steps = np.broadcast_to(steps, transitions.shape).astype(int)
+    return Summary(values, np.where(np.isfinite(transitions), 0.95, 0.5), transitions, steps)
+
+
+FIVE = make_runs([100, None, 300, 300, None], [150, 200, 350, 350, 500])
+NONE, ALL, ONE = make_runs([None] * 4), make_runs([100, 200, 300, 400]), make_runs([700])
+
+
+def marked(axes, gid):
+    return [artist for artist in [*axes.lines, *axes.collections] if artist.get_gid() == gid]
+
+
+def legend_texts(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_survival_curves_are_kaplan_and_meiers():
+    figure = figures.survival_curves({"five runs": FIVE})
+    check_words(figure)
+    (axes,) = figure.axes
+    (curve,), (band,), (stuck,) = (marked(axes, gid) for gid in ("curve", "band", "stuck"))
+    assert curve.get_drawstyle() == "steps-post"
+    np.testing.assert_allclose(curve.get_xdata(), [0, 100, 200, 300, 500])
+    np.testing.assert_allclose(curve.get_ydata(), [1, 4 / 5, 4 / 5, 4 / 5 * 1 / 3, 4 / 5 * 1 / 3])
+    np.testing.assert_allclose(stuck.get_xydata(), [[200, 4 / 5], [500, 4 / 15]])
+    corners = band.get_paths()[0].vertices
+    assert (corners[:, 0].min(), corners[:, 0].max()) == (100, 500)
+    at_first = corners[corners[:, 0] == 100][:, 1]  # as R's survfit has them with conf.type = "log-log"
+    np.testing.assert_allclose([at_first.min(), at_first.max()], [0.204, 0.969], atol=5e-4)
+    assert legend_texts(figure) == ["five runs: 3 of 5"]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_survival_curves_of_none_all_and_one(log):
+    figure = figures.survival_curves({"none": NONE, "all": ALL, "one": ONE}, log=log)
+    check_words(figure)
+    (axes,) = figure.axes
+    none, every, one = (line.get_xydata()[1:].tolist() for line in marked(axes, "curve"))
+    assert none == [[1000, 1]] and one == [[700, 0]]
+    np.testing.assert_allclose(every, [[100, 0.75], [200, 0.5], [300, 0.25], [400, 0]])
+    (band,) = marked(axes, "band")  # of those that all broke through, until the last did
+    assert band.get_paths()[0].vertices[:, 0].max() == 400 and np.isfinite(band.get_paths()[0].vertices).all()
+    assert [len(line.get_xdata()) for line in marked(axes, "stuck")] == [4, 0, 0]
+    assert legend_texts(figure) == ["none: 0 of 4", "all: 4 of 4", "one: 1 of 1"]
+    assert axes.get_xscale() == ("log" if log else "linear")
+
+
+def test_survival_curves_that_run_together_lie_beside_each_other():
+    cells = [make_runs([None] * 3, batch_size=2**i, layer_norm=False) for i in range(8)]
+    figure = figures.survival_curves(cells)
+    check_words(figure)
+    heights = [line.get_transform().transform((500, 1))[1] for line in marked(figure.axes[0], "curve")]
+    assert (np.diff(heights) < -0.5).all()
+    assert legend_texts(figure) == [f"batch {2**i}, no LayerNorm: 0 of 3" for i in range(8)]
+    assert len({(line.get_color(), line.get_linestyle()) for line in marked(figure.axes[0], "curve")}) == 8
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [({}, "1 to 8 groups, got 0"), ([ALL] * 9, "got 9"), ({"no": make_runs([])}, "at least one run")],
+)
+def test_survival_curves_that_cannot_be_drawn(groups, message):
+    with pytest.raises(ValueError, match=message):
+        figures.survival_curves(groups)
+
+
+LESS = make_runs([100, 200, None, None])  # half of its runs, so no upper quartile
+RARE = make_runs([100, None, None, None])
+
+
+def test_a_dose_response_shows_shares_above_and_steps_below():
+    figure = figures.dose_response({"some": [(0.5, LESS), (0.0, ALL), (1.0, RARE)], "none": [(0.5, NONE)]})
+    check_words(figure)
+    above, below = figure.axes
+    some, none = marked(above, "share")
+    np.testing.assert_allclose(some.get_xydata(), [[0, 1], [0.5, 0.5], [1, 0.25]])
+    np.testing.assert_allclose(none.get_xydata(), [[0.5, 0]])
+    bars = [path.vertices[:, 1] for path in marked(above, "share bar")[0].get_paths()]
+    np.testing.assert_allclose(bars, [wilson_interval(k, 4) for k in (4, 2, 1)])
+    np.testing.assert_allclose(marked(below, "median")[0].get_xydata(), [[0, 200], [0.5, 200], [1, np.nan]])
+    bars = [path.vertices[:, 1] for path in marked(below, "median bar")[0].get_paths()]
+    top = below.get_ylim()[1]
+    np.testing.assert_allclose(bars, [(100, 300), (100, top), (100, top)])
+    assert [line.get_xdata().tolist() for line in marked(below, "endless")] == [[0.5, 1.0], []]
+    at = [line.get_transform().transform((0.5, 0))[0] for line in marked(above, "share")]
+    assert at[1] - at[0] > 4  # they are not drawn on each other
+    assert legend_texts(figure) == ["some", "none"]
+    assert [text.get_text() for text in below.get_xticklabels()] == ["0", "0.5", "1"]
+
+
+def test_no_dose_stands_left_of_a_logarithmic_axis():
+    figure = figures.dose_response({"": [(0, NONE), (1e-5, LESS), (1e-3, ALL), (1.1e-3, ALL)]}, log=True)
+    check_words(figure)
+    above, below = figure.axes
+    x = marked(above, "share")[0].get_xdata()
+    np.testing.assert_allclose(x[1:], [1e-5, 1e-3, 1.1e-3])
+    assert below.get_xlim()[0] < x[0] < 1e-5 / 2
+    assert [text.get_text() for text in below.get_xticklabels()] == ["0", "1e-5", "0.001"]  # one has no room
+    np.testing.assert_allclose(below.get_xticks(), x[:3])
+    np.testing.assert_allclose(below.get_xticks(minor=True), x[3:])
+    for axes in figure.axes:
+        (gap,) = (text for text in axes.texts if text.get_gid() == "break")
+        assert x[0] < gap.get_position()[0] < 1e-5
+    assert not figure.legends
+
+
+def test_a_single_dose_without_a_transition():
+    figure = figures.dose_response({"": [(3, NONE)]})
+    check_words(figure)
+    assert figure.axes[1].get_ylim() == (0, 1100) and np.isnan(
+        marked(figure.axes[1], "median")[0].get_ydata()
+    )
+
+
+@pytest.mark.parametrize(
+    ("series", "log", "message"),
+    [
+        ({}, False, "1 to 8 series, got 0"),
+        ({str(i): [(1, ALL)] for i in range(9)}, False, "got 9"),
+        ({"a": []}, False, "every series needs a dose"),
+        ({"a": [(np.inf, ALL)]}, False, "must be finite"),
+        ({"a": [(1, make_runs([]))]}, False, "at least one run"),
+        ({"a": [(-1, ALL), (1, ALL)]}, True, "must not be negative"),
+        ({"a": [(0, ALL)]}, True, "not all 0"),
+    ],
+)
+def test_a_dose_response_that_cannot_be_drawn(series, log, message):
+    with pytest.raises(ValueError, match=message):
+        figures.dose_response(series, log=log)
 
 
 def test_numbers_have_a_real_minus_and_no_negative_zero():

@@ -295,13 +295,19 @@ def _programs():
     """What is compiled for a plain model and for one with everything: forward, loss, gradient, validation."""
     from orderscale_jax.config import Setup, TrainConfig
     from orderscale_jax.task import TaskConfig
+    from orderscale_jax.training.hyper import hyper_of
 
     for name in ("plain", "everything"):
         config = VARIANTS[name]
         graphdef, params = nnx.split(random_model(config), nnx.Param)
         setup = Setup(config, TaskConfig(n_digits=5), TrainConfig())
         yield f"{name}: forward", lambda p, lists, g=graphdef: nnx.merge(g, p)(lists, trace=True), params
-        yield f"{name}: gradient", jax.grad(functools.partial(step.loss, config)), params
+        hyper = hyper_of(setup.train)
+
+        def loss(params, lists, setup=setup, hyper=hyper):
+            return step.loss(setup, hyper, params, lists, 0)
+
+        yield f"{name}: gradient", jax.grad(loss), params
         yield f"{name}: validation", functools.partial(step.evaluate, setup), params
 
 

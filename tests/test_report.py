@@ -34,8 +34,10 @@ EVERYWHERE = {
     "n_val_total",
     "n_val_used",
     "variant",
+    "validation_lists_seen",
     "parameters",
     "val",
+    "train",
     "ablation",
     "mean_pattern",
     "mean_pattern_accuracy",
@@ -87,7 +89,9 @@ def kind(request):
 @pytest.fixture
 def two_layer():
     return copy.deepcopy(published_checkpoints()["two_layer"]) | {
-        "variant": {"mlp": False, "frozen_heads": "shared"}
+        "variant": {"mlp": False, "frozen_heads": "shared"},
+        "validation_lists_seen": None,
+        "train": None,
     }
 
 
@@ -153,6 +157,11 @@ def test_only_figures_that_apply_are_drawn(kind):
 
 def test_sentences_change_with_the_numbers(two_layer):
     assert "91.45\u00a0%" in captions.headline(two_layer)
+    assert "training" not in captions.headline(two_layer)
+    two_layer["train"] = {"accuracy": 0.9876, "sequence_accuracy": 0.9765}
+    assert "Of the training lists it writes 98.76\u00a0%" in captions.headline(two_layer)
+    assert "generalises" not in captions.headline(two_layer | {"validation_lists_seen": False})
+    assert "generalises" in captions.headline(two_layer | {"validation_lists_seen": True})
     flow = captions.information_flow(two_layer)
     assert "5 can reach an output at all, and 5 are critical" in flow[0]
     assert "all that the model needs" in flow[1]
@@ -337,11 +346,15 @@ def test_a_report_is_a_folder(tmp_path):
     assert (history[0].label, list(history[0].steps)) == ("seed 3", [0, 10, 20, 30])
     model, config = load_checkpoint(tmp_path / "run" / "checkpoint")
     split = make_split(task_config(config))
-    found = study_model(model, split.validation[:4])
-    results = report.write_report(tmp_path / "out", found, split, name="run", history=history)
+    found = study_model(model, split.validation[:4], split.train)
+    results = report.write_report(
+        tmp_path / "out", found, split, name="run", validation_lists_seen=True, history=history
+    )
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"results.json", "report.html", "figures"}
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     assert results["n_val_used"] == 4 and results["n_val_total"] == 5 and results["n_train"] == 20
+    assert results["train"]["n_lists"] == 20 and results["validation_lists_seen"] is True
+    assert "tell what it holds" in (tmp_path / "out" / "report.html").read_text()
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert "training_curves" in names and len(names) == 8

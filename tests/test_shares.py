@@ -131,7 +131,13 @@ def start(command, environment=None, **options):
 def test_a_share_that_is_killed_is_started_again_and_the_other_never_notices(alone, tmp_path):
     def share(i):
         options = [f"--config.{name}={value}" for name, value in SMALL.items()]
-        command = ["-m", "experiments.train", "--config=two_layer", f"--workdir={tmp_path}", *options]
+        command = [
+            "-m",
+            "experiments.train",
+            "--config=two_layer_published",
+            f"--workdir={tmp_path}",
+            *options,
+        ]
         return start([*command, "--num_processes=2", f"--process_id={i}"])
 
     processes = [share(0), share(1)]

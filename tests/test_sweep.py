@@ -11,11 +11,14 @@ import pytest
 
 from orderscale_jax import figures
 from orderscale_jax.checkpoint import named_arrays, weight_digest
-from orderscale_jax.config import default_config
-from orderscale_jax.model import bind
+from orderscale_jax.cli.sweep import pictures
+from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config, overrides_text
+from orderscale_jax.figures import cells
+from orderscale_jax.model import array_names, bind
 from orderscale_jax.training import sweep
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup
+from orderscale_jax.training.hyper import hyper_of
 from orderscale_jax.training.shares import Share
 from orderscale_jax.training.step import add_noise
 from orderscale_jax.training.sweep import sweep_config
@@ -23,6 +26,7 @@ from orderscale_jax.training.sweep_estimate import rough_bytes, work
 from orderscale_jax.training.sweep_results import (
     COLUMNS,
     Summary,
+    compare_survival,
     read_results,
     summarize,
     varying_fields,
@@ -252,6 +256,32 @@ def test_quantiles_count_runs_without_a_transition():
     assert (summary.transitions, summary.successes, summary.rate) == (2, 4, 1.0)
 
 
+def waiting(transitions, never=(), **values):
+    """A cell of runs with a transition after these steps, and of runs that trained so many without one."""
+    steps = np.array([*transitions, *never], int)
+    transition_steps = np.where(np.arange(len(steps)) < len(transitions), steps, np.nan)
+    return Summary(values, np.full(len(steps), 0.5), transition_steps, steps)
+
+
+def test_survival_is_compared_as_in_the_literature():
+    """Bland and Altman, BMJ 328, 2004: two kinds of glioma, chi squared 7.5, p 0.006."""
+    astrocytoma = waiting(
+        [6, 13, 21, 30, 37, 38, 49, 50, 63, 79, 86, 98, 202, 219], [31, 47, 80, 82, 82, 149]
+    )
+    times = "10 10 12 13 14 15 16 17 18 20 24 24 25 28 30 33 35 37 40 40 46 48 76 81 82 91 112 181"
+    glioblastoma = waiting([int(time) for time in times.split()], [34, 40, 70])
+    p = compare_survival(astrocytoma, glioblastoma)
+    assert p == compare_survival(glioblastoma, astrocytoma) and abs(p - 0.00618) < 5e-6
+
+
+def test_survival_of_cells_that_tell_nothing():
+    stuck, one = waiting([], [1000] * 16), waiting([300])
+    assert compare_survival(stuck, stuck) == compare_survival(one, one) == 1
+    assert compare_survival(stuck, waiting([200] * 16)) < 1e-6
+    with pytest.raises(ValueError, match="at least one run"):
+        compare_survival(stuck, waiting([]))
+
+
 def test_summaries_by_what_varies(whole):
     rows, _ = whole
     assert varying_fields(rows) == ("learning_rate",)
@@ -331,6 +361,121 @@ def test_strips_show_every_run(outcome):
         figures.outcome_strips(found, "loss")
 
 
+LAST = "blocks.-1.attn.W_[QK]"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (overrides_text(LAST_SCORES_AS_DRAWN), "last W_QK as drawn"),
+        (f"{LAST} epsilon 0.0001", "epsilon 1e-4 on last W_QK"),
+        (
+            "blocks.0.attn.W_Q learning_rate 3e-05; .* beta2 0.9",
+            "rate 3e-5 on first W_Q, beta2 0.9 on all arrays",
+        ),
+        ("blocks.1.attn.W_K learning_rate 0", "rate 0 on block 1 W_K"),
+        (f"{LAST} learning_rate 0.1; {LAST} epsilon 1", "rate 0.1 and epsilon 1 on last W_QK"),
+        (f"{LAST} first_step 300; {LAST} last_step 4000", "last W_QK from step 300 until step 4,000"),
+        (
+            "w learning_rate 0; w weight_decay 0; w initial_scale 0.3; (embed|blocks.0).* epsilon 1",
+            "w as drawn with initial scale 0.3, epsilon 1 on embed + blocks.0",
+        ),
+        ("blocks.* learning_rate 0; blocks.* weight_decay 0", "blocks as drawn"),
+        ("w[ab]{2} epsilon 1", "epsilon 1 on w[ab]{2}"),
+        ("something else entirely", "something else entirely"),
+    ],
+)
+def test_overrides_in_words(text, words):
+    assert cells.overrides_words(text) == words
+    assert cells.words({"overrides": text, "batch_size": 128}) == f"{words}, batch 128"
+    assert cells.value_words("overrides", text) == words
+
+
+PLAIN = {"overrides": "", "scores": "free", "scores_value": 0.0, "scores_until": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, ""),
+        (PLAIN, "unchanged"),
+        (
+            {"split": "published", "paired_share": 1.0, "batch_size": 128, **PLAIN},
+            "published split, batch 128",
+        ),
+        ({"split": "paired", "paired_share": 0.95}, "95 % paired split"),
+        ({"split": "one_order", "train_fraction": 0.5}, "one-order split, train share 0.5"),
+        ({"paired_share": 1.0}, "paired share 1"),
+        ({"scores": "bounded", "scores_value": 2.0, "scores_until": None}, "scores bounded by 2"),
+        (
+            {"scores": "shifted", "scores_value": -4.0, "scores_until": 10_000},
+            "scores shifted by −4 until step 10,000",
+        ),
+        ({"scores_value": 2.0, "scores_until": 300}, "scores by 2, scores until step 300"),
+        (
+            {"patience": None, "learning_rate": 1e-4, "batch_size": 2048},
+            "patience none, rate 1e-4, batch 2,048",
+        ),
+    ],
+)
+def test_cells_in_words(values, words):
+    assert cells.words(values).replace("\u00a0", " ") == words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (-0.5, "−0.5"),
+        (1e-8, "1e-8"),
+        (2.5e-4, "2.5e-4"),
+        (12_345.0, "12,345"),
+        (2e12, "2e12"),
+        (True, "yes"),
+    ],
+)
+def test_numbers_as_short_as_they_can_be(value, text):
+    assert cells.entry(value) == text
+
+
+def test_long_labels_leave_room_for_what_they_name():
+    """They are torn at commas, and the figure grows."""
+    scales = [
+        f"(embed|pos_embed|unembed|blocks.0).* gradient_noise {n}; {LAST} epsilon {n}" for n in range(1, 5)
+    ]
+    found = [
+        waiting([], [1000] * 4, batch_size=128, overrides=text, scores_until=until)
+        for text in scales
+        for until in (None, 300)
+    ]
+    by_until = figures.success_heatmap(found, "scores_until")
+    shown = [
+        figures.success_rates(found),
+        figures.outcome_strips(found, "transition"),
+        by_until,
+        figures.success_heatmap(found, "overrides"),
+    ]
+    for figure in shown:
+        figure.draw_without_rendering()
+        assert figure.axes[0].get_position().width * figure.get_figwidth() > 0.8
+        assert figure.axes[0].get_position().height * figure.get_figheight() > 0.3
+        box = figure.axes[0].get_tightbbox()
+        assert box.x0 > -1 and box.y0 > -1 and box.x1 < figure.bbox.x1 + 1 and box.y1 < figure.bbox.y1 + 1
+    assert [t.get_text() for t in by_until.axes[0].get_xticklabels()] == ["300", "none"]
+    label = shown[0].axes[0].get_yticklabels()[1].get_text()
+    assert label.split("\n") == [
+        "batch 128, noise 1 on embed + pos_embed + unembed + blocks.0,",
+        "epsilon 1 on last W_QK, scores until step 300",
+    ]
+
+
+def test_survival_is_drawn_while_it_can_be_read(whole):
+    rows, _ = whole
+    assert "survival" in pictures(rows, 0.9)
+    rows = [{**rows[0], "learning_rate": rate} for rate in range(1, 10)]
+    assert "survival" in pictures(rows[:8], 0.9) and "survival" not in pictures(rows, 0.9)
+
+
 @pytest.mark.parametrize(
     ("name", "n_cells", "seeds"),
     [
@@ -362,11 +507,14 @@ def test_estimates_grow_with_what_costs():
 
 
 def test_gradient_noise_has_the_stated_scale():
-    gradient = {"a": jnp.full((300, 300), 0.5), "b": jnp.zeros(7)}
-    noisy = add_noise(gradient, 3.0, jax.random.key(0))
-    noise = np.asarray(noisy["a"] - gradient["a"])
+    (job,) = sweep.plan(tiny({"train.gradient_noise": (3.0,)}, seeds=1))
+    setup = job.cell.setup
+    gradient = {name: jnp.zeros(7) for name in array_names(setup.model)}
+    gradient["embed.W_E"] = jnp.full((300, 300), 0.5)
+    noisy = add_noise(setup, hyper_of(setup.train), gradient, jax.random.key(0))
+    noise = np.asarray(noisy.pop("embed.W_E") - 0.5)
     assert abs(noise.std() / (3.0 * 0.5) - 1) < 0.02 and abs(noise.mean()) < 0.02
-    assert np.all(noisy["b"] == 0)
+    assert not any(array.any() for array in noisy.values())
 
 
 def test_gradient_noise_is_another_run(whole, tmp_path):

@@ -26,7 +26,7 @@ def tabulate(
     name: str = "",
     n_train: int | None = None,
     n_val_total: int | None = None,
-    batches: str | None = None,
+    validation_lists_seen: bool | None = None,
 ) -> dict[str, Any]:
     """A study as plain numbers, lists and dictionaries that JSON can hold.
 
@@ -35,7 +35,7 @@ def tabulate(
       name: of the model.
       n_train: training lists; None where they are drawn on the fly.
       n_val_total: validation lists there are; as many as were used if not given.
-      batches: how the training drew its lists (`TrainConfig.batches`), if that is known.
+      validation_lists_seen: whether training may have drawn them (`config.validation_lists_seen`).
 
     Returns:
       `config`, `val`, `ablation`, `mean_pattern`, … with the keys and meanings of the published
@@ -51,7 +51,7 @@ def tabulate(
         "n_train": n_train,
         "n_val_total": len(seen.lists) if n_val_total is None else n_val_total,
         "n_val_used": len(seen.lists),
-        "batches": batches,
+        "validation_lists_seen": validation_lists_seen,
         "variant": {"mlp": config.mlp, "frozen_heads": config.frozen_heads},
         "parameters": {"trainable": found.parameters.trainable, "total": found.parameters.total},
         "val": {

@@ -14,7 +14,7 @@ from orderscale_jax import report
 from orderscale_jax.analysis import study_model
 from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, pretrained_names
 from orderscale_jax.cli import arguments, machine
-from orderscale_jax.config import task_config
+from orderscale_jax.config import task_config, validation_lists_seen
 from orderscale_jax.errors import UserError
 from orderscale_jax.task import make_split
 
@@ -42,8 +42,14 @@ def main():
         raise UserError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")
     with machine.output_directory(output) as directory:
         found = study_model(model, split.validation[:wanted], split.train)
-        batches = config.train.batches if "train" in config else None
-        results = report.write_report(directory, found, split, name=name, batches=batches, history=history)
+        results = report.write_report(
+            directory,
+            found,
+            split,
+            name=name,
+            validation_lists_seen=validation_lists_seen(config),
+            history=history,
+        )
     accuracy, n_lists = results["val"]["accuracy"], results["n_val_used"]
     print(f"accuracy {accuracy:.4f} on {n_lists:,} lists: {directory / 'report.html'}")
 

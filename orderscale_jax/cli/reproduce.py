@@ -22,7 +22,7 @@ from orderscale_jax.analysis import study_model, tabulate
 from orderscale_jax.checkpoint import load_checkpoint
 from orderscale_jax.cli import arguments, machine
 from orderscale_jax.cli.configuration import load
-from orderscale_jax.config import task_config
+from orderscale_jax.config import task_config, validation_lists_seen
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count
 from orderscale_jax.task import make_split
@@ -86,7 +86,12 @@ def reproduce(
         found = study_model(model, split.validation, split.train)
         history = report.read_history(training / "checkpoint")
         results[name] = report.write_report(
-            output / name, found, split, name=name, batches=config.train.batches, history=history
+            output / name,
+            found,
+            split,
+            name=name,
+            validation_lists_seen=validation_lists_seen(config),
+            history=history,
         )
         flows[name] = report.flow(found)
     figures.save(figures.information_flow(*(flows[name] for name in LAYERS)), output / "information_flow")

@@ -46,10 +46,18 @@ def main():
 def sentence(summary: dict[str, Any], checkpoint: Path, was_finished: bool) -> str:
     """How the runs ended, in one line."""
     of = f" of seed {summary['seed']}, the best," if "runs" in summary else ""
+    seen = ""
+    if summary["train_accuracy"] is not None:
+        seen = (
+            f"; on training lists {summary['train_accuracy']:.4f} "
+            f"(lists {summary['train_sequence_accuracy']:.4f})"
+        )
+    if summary["validation_lists_seen"]:
+        seen += "; validation lists are among those it was trained on"
     return (
         f"{'this run had finished before' if was_finished else summary['placement']}: "
         f"accuracy {summary['accuracy']:.4f} (lists {summary['sequence_accuracy']:.4f}){of} "
         f"at step {summary['best_step']:,} of attempt {summary['best_attempt']}; "
         f"{count(summary['attempts'], 'attempt')}, {count(summary['steps'], 'step')}, "
-        f"{summary['seconds']:,.0f} s: {checkpoint}"
+        f"{summary['seconds']:,.0f} s{seen}: {checkpoint}"
     )

@@ -20,7 +20,7 @@ from orderscale_jax.training.sweep_results import Summary
 COLORS = LinearSegmentedColormap.from_list("success", ["white", style.SKY, style.BLUE])
 DARK = 0.6  # share of the colour scale from which text is white
 ROW, LINE, CHARACTER = 0.2, 0.12, 0.055  # inches: a row, a line of a label, a character of it on average
-LONGEST = 64  # characters of a label's line
+LONGEST = 70  # characters of a label's line
 JITTER = 0.28  # share of a row's half height
 
 

@@ -94,6 +94,8 @@ def dose_response(
     doses = np.unique([dose for points in series.values() for dose, _ in points])
     if not all(series.values()) or not np.isfinite(doses).all():
         raise UserError("every series needs a dose, and doses must be finite")
+    if not all(summary.n_runs for points in series.values() for _, summary in points):
+        raise UserError("every dose needs at least one run")
     if log and (doses[0] < 0 or doses[-1] == 0):
         raise UserError("doses on a logarithmic axis must not be negative, and not all 0")
     series = {label: sorted(points, key=lambda point: point[0]) for label, points in series.items()}
@@ -101,7 +103,8 @@ def dose_response(
         label: np.transpose([[s.transition_quantile(q) for q in (0.25, 0.5, 0.75)] for _, s in points])
         for label, points in series.items()
     }
-    top = 1.1 * np.nanmax([1.0, *np.concatenate([found.ravel() for found in quartiles.values()])])
+    reached = [found[np.isfinite(found)].max(initial=0) for found in quartiles.values()]
+    top = 1.1 * (max(reached) or max(s.steps.max() for points in series.values() for _, s in points))
     figure = Figure(figsize=(style.COLUMN, 2.7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     zero = _dose_axis((above, below), doses, log)

@@ -18,13 +18,6 @@ from orderscale_jax.report.table import PAPER_MODE, Results, edge_changes
 SMALL = 0.01  # of accuracy; a smaller change is called none
 
 
-VALIDATION_LISTS_SEEN = {  # by the recipe of the batches
-    "sampled": " It was trained on lists drawn afresh from all there are, these among them: that tells what "
-    "it holds, not what it generalises to.",
-    "mirrored": " It was trained on the training lists in either order, some of these among them.",
-}
-
-
 def graph_of(results: Results) -> Graph:
     return Graph(results["list_len"], results["config"]["n_layers"])
 
@@ -42,7 +35,12 @@ def headline(results: Results) -> str:
             f" Of the training lists it writes {percent(seen['accuracy'])} of the digits and "
             f"{percent(seen['sequence_accuracy'])} entirely right."
         )
-    return text + VALIDATION_LISTS_SEEN.get(results["batches"], "")
+    if results["validation_lists_seen"]:
+        text += (
+            " Its training drew validation lists too, so these numbers tell what it holds, not what it "
+            "generalises to."
+        )
+    return text
 
 
 def description(results: Results) -> str:

@@ -28,7 +28,7 @@ def write_report(
     split: Split,
     *,
     name: str,
-    batches: str | None = None,
+    validation_lists_seen: bool | None = None,
     history: Sequence[figures.Curve] = (),
 ) -> dict[str, Any]:
     """Writes what was found about a model to the folder `output`.
@@ -41,7 +41,7 @@ def write_report(
       found: the study, of all or the first of the split's validation lists.
       split: the lists there are.
       name: of the model, for the page and `results.json`.
-      batches: how the training drew its lists (`TrainConfig.batches`), if that is known.
+      validation_lists_seen: whether training may have drawn them (`config.validation_lists_seen`).
       history: the training run, if it is known (`read_history`).
 
     Returns:
@@ -51,7 +51,13 @@ def write_report(
       OSError: `output` cannot be written.
     """
     n_train = None if split.train is None else len(split.train)
-    results = tabulate(found, name=name, n_train=n_train, n_val_total=len(split.validation), batches=batches)
+    results = tabulate(
+        found,
+        name=name,
+        n_train=n_train,
+        n_val_total=len(split.validation),
+        validation_lists_seen=validation_lists_seen,
+    )
     output, images = Path(output), {}
     for title, figure in draw(found, history).items():
         png, _ = figures.save(figure, output / "figures" / title)

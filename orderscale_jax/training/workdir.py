@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 
 from orderscale_jax import checkpoint, files
-from orderscale_jax.config import Setup, model_config, task_config
+from orderscale_jax.config import Setup, model_config, task_config, validation_lists_seen
 from orderscale_jax.errors import MissingPackage, UserError
 from orderscale_jax.model import bind
 from orderscale_jax.training.devices import start_runs
@@ -222,6 +222,7 @@ def _complete(workdir: Path, config, setup: Setup, share: Share) -> dict[str, An
         "seconds": seconds,
         "steps_per_second": sum(member["steps"] for member in members) / seconds,
         "batches": setup.train.batches,
+        "validation_lists_seen": validation_lists_seen(config),
         "device": jax.local_devices()[0].device_kind,
         "placement": (f"{len(parts)} processes: " if len(parts) > 1 else "") + placements,
         "checkpoint": str((workdir / "checkpoint").absolute()),

@@ -1,0 +1,33 @@
+"""How far does leaving scores as they were drawn carry? Longer lists and more layers, 2 seeds a cell.
+
+    orderscale sweep --config=sweeps/length_recipe --workdir=runs/length_recipe
+
+Lists drawn afresh in batches of 512, at most 20,000 steps: half an hour on 2 CPU cores. Of each shape of the
+authors' grid the scores of all layers train, or those of all but the last, or those of none.
+"""
+
+from orderscale_jax.config import LAST_SCORES_AS_DRAWN, table_config
+from orderscale_jax.training.sweep import sweep_config
+
+FIELDS = "task.list_len", "model.n_layers", "train.overrides"
+SHAPES = (3, 3), (3, 2), (2, 4), (2, 6)  # digits, layers
+NONE_TRAINED = tuple(("blocks.*", field, value) for _, field, value in LAST_SCORES_AS_DRAWN)
+LAST_TWO = tuple(
+    (pattern.replace("-1", "-[12]"), field, value) for pattern, field, value in LAST_SCORES_AS_DRAWN
+)
+
+
+def cells():
+    for list_len, n_layers in SHAPES:
+        for overrides in ((), LAST_SCORES_AS_DRAWN, NONE_TRAINED):
+            yield list_len, n_layers, overrides
+    yield 3, 3, LAST_TWO
+    yield 2, 6, LAST_TWO
+
+
+def get_config():
+    base = table_config()
+    base.train.batch_size = 512
+    base.train.max_steps = 20_000
+    base.train.target_accuracy = 0.99
+    return sweep_config(base, {FIELDS: list(cells())}, seeds=2)
