@@ -2,8 +2,9 @@
 
     python -m experiments.transplant --output=experiments/results/transplant.csv
 
-30 digits, batches of 128 of the paired training set, 16 seeds: ten minutes on 2 CPU cores. A row per run: what
-it was made of, whether its two matrices trained, and the step of its transition, counted from the transplant.
+30 digits, batches of 128 of the paired training set, 16 seeds: ten minutes on 2 CPU cores. A row per run:
+what it was made of, whether its two matrices trained, and the step of its transition, counted from the
+transplant.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """Lists, their published split, and lists that are too many to hold."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,6 +16,10 @@ def is_duplicate(lists):
 
 def as_set(lists):
     return set(map(tuple, lists.tolist()))
+
+
+def orders(digits):
+    return set(itertools.permutations(digits))
 
 
 def test_the_published_split():
@@ -71,6 +78,82 @@ def test_the_seed_matters():
     assert as_set(first.validation) != as_set(other.validation)
 
 
+def published(config):
+    return make_split(dataclasses.replace(config, split="published", paired_share=1.0))
+
+
+SETS = pytest.mark.parametrize(("list_len", "n_digits"), [(2, 12), (3, 6)])
+POLICIES = pytest.mark.parametrize("duplicates", task.DUPLICATES)
+
+
+@SETS
+@POLICIES
+@pytest.mark.parametrize("split", ["paired", "one_order"])
+def test_splits_by_sets_hold_what_the_published_one_holds(list_len, n_digits, duplicates, split):
+    config = TaskConfig(list_len, n_digits, duplicates, train_fraction=0.2, split=split)
+    found, expected = make_split(config), published(config)
+    sides = as_set(found.train), as_set(found.validation)
+    assert [len(side) for side in sides] == [len(found.train), len(found.validation)]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == as_set(expected.train) | as_set(expected.validation)
+    assert found.train.dtype == found.validation.dtype == np.int32
+    again, other = make_split(config), make_split(dataclasses.replace(config, split_seed=1))
+    np.testing.assert_array_equal(found.train, again.train)
+    np.testing.assert_array_equal(found.validation, again.validation)
+    assert as_set(other.train) != sides[0]
+    if duplicates == "train_only":
+        assert is_duplicate(found.train).sum() == n_digits and not is_duplicate(found.validation).any()
+
+
+@SETS
+@POLICIES
+def test_paired_lists_train_in_every_order(list_len, n_digits, duplicates):
+    config = TaskConfig(list_len, n_digits, duplicates, split="paired")
+    split = make_split(config)
+    train = as_set(split.train)
+    assert all(orders(digits) <= train for digits in train)
+    missing = len(published(config).train) - len(train)
+    assert 0 <= missing < min(len(orders(digits)) for digits in as_set(split.validation))  # no set fits in
+    assert missing == 0 or duplicates != "all"
+
+
+@SETS
+@POLICIES
+def test_in_one_order_no_other_order_of_a_list_trains(list_len, n_digits, duplicates):
+    config = TaskConfig(list_len, n_digits, duplicates, train_fraction=0.2, split="one_order")
+    train = make_split(config).train
+    assert (
+        len(train) == len(published(config).train) == len({tuple(sorted(digits)) for digits in as_set(train)})
+    )
+    rises = train[:, 0] < train[:, -1]
+    assert 0.2 < rises.mean() < 0.8  # which order it is is drawn
+
+
+@SETS
+@POLICIES
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9])
+def test_a_share_of_the_lists_trains_in_every_order(list_len, n_digits, duplicates, share):
+    config = TaskConfig(
+        list_len, n_digits, duplicates, train_fraction=0.24, split="paired", paired_share=share
+    )
+    train = as_set(make_split(config).train)
+    assert len(train) == len(published(config).train)
+    several = {digits for digits in train if len(orders(digits)) > 1}  # a duplicate has one order alone
+    paired = {digits for digits in several if orders(digits) <= train}
+    assert all(orders(digits) & train == {digits} for digits in several - paired)
+    rounding = max(map(len, map(orders, several)))
+    wanted = share * int(0.24 * (config.n_lists - n_digits * (duplicates != "all")))
+    n_duplicates = len(train - several) if duplicates == "all" else 0
+    assert wanted - rounding - n_duplicates <= len(paired) <= wanted + 0.5
+    assert len(paired) + n_duplicates > wanted - rounding
+
+
+def test_more_lists_than_there_are_sets_are_refused():
+    for options in ({"split": "one_order"}, {"split": "paired", "paired_share": 0.5}):
+        with pytest.raises(ValueError, match="cannot be had from 78 sets of digits"):
+            make_split(TaskConfig(n_digits=12, **options))
+
+
 @pytest.mark.parametrize("duplicates", task.DUPLICATES)
 def test_lists_that_are_too_many_are_sampled(duplicates):
     config = TaskConfig(list_len=8, n_digits=9, duplicates=duplicates)
@@ -126,6 +209,15 @@ def test_no_digit_is_taken_for_a_token():
         ({"train_fraction": 1.0}, "task.train_fraction must lie between 0 and 1"),
         ({"train_fraction": 0.0}, "task.train_fraction must lie between 0 and 1"),
         ({"split_seed": -1}, "task.split_seed must fit 32 bits"),
+        ({"split": "by_sum"}, "task.split must be one of published, paired, one_order; got 'by_sum'"),
+        ({"paired_share": 0.5}, "task.paired_share says nothing where task.split is 'published'"),
+        ({"paired_share": 0.5, "split": "one_order"}, "says nothing where task.split is 'one_order'"),
+        ({"paired_share": 1.5, "split": "paired"}, "task.paired_share is a fraction, from 0 to 1; got 1.5"),
+        (
+            {"split": "paired", "list_len": 8},
+            "task.split='paired' needs all 10{16} lists, which are too many",
+        ),
+        ({"split": "one_order", "list_len": 8}, "task.split='one_order' needs all 10{16} lists"),
         ({"list_len": 1, "duplicates": "none"}, "lists of one digit are all duplicates"),
         ({"list_len": 2.0}, r"task.list_len must be a whole number, got 2\.0"),
         ({"n_digits": True}, "task.n_digits must be a whole number, got True"),
