@@ -95,12 +95,9 @@ def main():
     print(columns([(cells.words(x.values), *counted(x)) for x in found.values()]))
     print("\nTransplants, with the median step of those that got through")
     print(columns(transplants(read_rows(RESULTS / "transplant.csv"))))
-    print(
-        "\nFrom inside, medians over runs: kind, step, then",
-        ", ".join(MEASURES),
-        "openness, norm_QK, rms_last_QK",
-    )
-    print(columns(medians(seen, [*MEASURES, "openness", "norm_QK", "rms_last_QK"])))
+    names = [*MEASURES, "openness", "norm_QK", "rms_last_QK"]
+    print("\nFrom inside, medians over runs: kind, step,", ", ".join(names))
+    print(columns(medians(seen, names)))
     print("\nTransition from the first steps, R2 of runs left out; and of cells left out")
     print(columns([*early_predictions(seen), *cell_predictions(transitions)]))
     for lists in LISTS.values():

@@ -61,7 +61,8 @@ class TrainConfig:
       scores: what becomes of the scores of the last layer's outputs that choose between several keys,
         while training and in its validations: `free`, nothing; `bounded`, c tanh(s / c); `divided`, s / c;
         `penalized`, the loss gets c times their mean square; `shifted`, c is added to those of SEP. For
-        sweeps of plain models only: the weights that come out belong to the model with this change.
+        plain models; all but `penalized` change the model itself, so they are for sweeps, which keep no
+        weights.
       scores_value: c of `scores`.
       scores_until: step from which the scores are free; None for never.
       schedule: `constant`, or `cosine` after a linear warm-up from 0.

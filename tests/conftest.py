@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from orderscale_jax.config import TrainConfig
 from orderscale_jax.model import ListTransformer, ModelConfig
 
 SMALL = {"d_model": 8, "n_digits": 5}
@@ -57,3 +58,20 @@ def random_model(config: ModelConfig) -> ListTransformer:
         return jnp.asarray(generator.normal(size=leaf.shape), jnp.float32)
 
     return nnx.merge(graphdef, jax.tree.map(draw, state))
+
+
+def adamw(params, gradients, config: TrainConfig, learning_rates, beta2=0.999):
+    """AdamW by hand in float64, given the gradient of every step."""
+    p = {name: x.astype(np.float64) for name, x in params.items()}
+    m, v = ({name: np.zeros_like(x) for name, x in p.items()} for _ in range(2))
+    for t, (gradient, rate) in enumerate(zip(gradients, learning_rates, strict=True), start=1):
+        g = {name: x.astype(np.float64) for name, x in gradient.items()}
+        if config.max_grad_norm is not None:
+            norm = np.sqrt(sum((x**2).sum() for x in g.values()))
+            g = {name: x * min(1.0, config.max_grad_norm / (norm + 1e-6)) for name, x in g.items()}
+        for name in p:
+            m[name] = 0.9 * m[name] + 0.1 * g[name]
+            v[name] = beta2 * v[name] + (1 - beta2) * g[name] ** 2
+            update = (m[name] / (1 - 0.9**t)) / (np.sqrt(v[name] / (1 - beta2**t)) + config.epsilon)
+            p[name] = p[name] - rate * (update + config.weight_decay * p[name])
+    return p

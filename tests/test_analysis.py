@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from orderscale_jax import analysis, formatting
-from orderscale_jax.analysis import circuit, difference, exchange, observation, separability
+from orderscale_jax import analysis, formatting, load_pretrained
+from orderscale_jax.analysis import accuracy, circuit, difference, exchange, observation, separability
+from orderscale_jax.analysis.accuracy import accuracy_on
 from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, keep_weights, metrics
@@ -53,6 +54,33 @@ def reference(observed, edges=(), head=None, renormalize=True):
 @functools.partial(jax.jit, static_argnums=0)
 def _reference(graphdef, state, lists, interventions):
     return nnx.merge(graphdef, state)(lists, interventions, trace=True)
+
+
+@pytest.fixture(scope="module")
+def good():
+    """A model that gets some lists right and some half right, some lists, and where it is right on them."""
+    model, _ = load_pretrained("two_layer")
+    lists = np.random.default_rng(0).integers(0, 100, (57, 2))
+    right = np.asarray(jax.jit(lambda: model(lists))()).argmax(-1) == lists
+    assert 0 < right.all(1).mean() < right.mean() < 1
+    return model, lists, right
+
+
+@pytest.mark.parametrize("at_once", [8, 56, 57, 1000])
+def test_accuracy_counts_every_list_once(good, at_once, monkeypatch):
+    monkeypatch.setattr(accuracy, "LISTS_AT_ONCE", at_once)
+    model, lists, right = good
+    found = accuracy_on(model, lists)
+    assert found.n_lists == 57 and "57" in found.table()
+    assert found.accuracy == pytest.approx(right.mean(), abs=1e-12)
+    assert found.sequence_accuracy == pytest.approx(right.all(1).mean(), abs=1e-12)
+
+
+def test_there_is_no_accuracy_on_no_lists():
+    with pytest.raises(UserError, match="the accuracy on no lists does not exist"):
+        accuracy_on(make_model(TWO_LAYERS), np.zeros((0, 2), int))
+    with pytest.raises(UserError, match=r"lists must have shape \[B, 2\]"):
+        accuracy_on(make_model(TWO_LAYERS), np.zeros((3, 3), int))
 
 
 def all_lists(config):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import VARIANTS
+from conftest import VARIANTS, adamw
 from flax import nnx
 
 from orderscale_jax.checkpoint import named_arrays
@@ -32,23 +32,6 @@ _init = jax.jit(init_params, static_argnums=0)
 
 def arrays_of(params):
     return {"/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(params)}
-
-
-def adamw(params, gradients, config: TrainConfig, learning_rates):
-    """AdamW by hand in float64, given the gradient of every step."""
-    p = {name: x.astype(np.float64) for name, x in params.items()}
-    m, v = ({name: np.zeros_like(x) for name, x in p.items()} for _ in range(2))
-    for t, (gradient, rate) in enumerate(zip(gradients, learning_rates, strict=True), start=1):
-        g = {name: x.astype(np.float64) for name, x in gradient.items()}
-        if config.max_grad_norm is not None:
-            norm = np.sqrt(sum((x**2).sum() for x in g.values()))
-            g = {name: x * min(1.0, config.max_grad_norm / (norm + 1e-6)) for name, x in g.items()}
-        for name in p:
-            m[name] = 0.9 * m[name] + 0.1 * g[name]
-            v[name] = 0.999 * v[name] + 0.001 * g[name] ** 2
-            update = (m[name] / (1 - 0.9**t)) / (np.sqrt(v[name] / (1 - 0.999**t)) + config.epsilon)
-            p[name] = p[name] - rate * (update + config.weight_decay * p[name])
-    return p
 
 
 @jax.jit

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from orderscale_jax import checkpoint
+from orderscale_jax import checkpoint, task
+from orderscale_jax.analysis.accuracy import accuracy_on
 from orderscale_jax.checkpoint import load_checkpoint, named_arrays, weight_digest
 from orderscale_jax.config import GROUPS, check_config, default_config, options
 from orderscale_jax.errors import UserError
@@ -87,6 +88,30 @@ def test_the_log_has_a_line_per_validation(finished):
     # The summary says of the weights that were kept what the log says of them, to the last digit.
     for name in ("accuracy", "sequence_accuracy", "position_accuracy", "loss"):
         assert summary[name] == best[f"val_{name}"], name
+    for name in ("train_accuracy", "train_sequence_accuracy"):
+        assert summary[name] == best[name] and len({line[name] for line in log}) > 1, name
+
+
+def test_accuracy_on_training_lists_is_that_of_the_weights(finished):
+    _, summary = finished
+    model, config = load_checkpoint(summary["checkpoint"])
+    split = make_setup(config)[1]
+    for lists, kind in ((split.train, "train_"), (split.validation, "")):
+        found = accuracy_on(model, lists)
+        assert summary[f"{kind}accuracy"] == pytest.approx(found.accuracy, abs=1e-6)
+        assert summary[f"{kind}sequence_accuracy"] == pytest.approx(found.sequence_accuracy, abs=1e-6)
+
+
+def test_there_is_no_accuracy_on_training_lists_that_are_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "LARGEST_SPLIT", 80)
+    monkeypatch.setattr(task, "N_SAMPLED_VALIDATION", 40)
+    config = small_config(max_attempts=1)
+    config.task.split_seed = 77  # of no other test: splits and programs are kept
+    config.model.n_layers = 1  # compiles sooner
+    summary = train(config, tmp_path)
+    assert summary["train_accuracy"] is None and summary["train_sequence_accuracy"] is None
+    assert summary["batches"] == "sampled" and 0 <= summary["accuracy"] <= 1
+    assert not any(name.startswith("train_acc") for line in lines(tmp_path) for name in line)
 
 
 def test_a_finished_run_returns_its_summary(finished):

@@ -2,7 +2,7 @@
 
     orderscale sweep --config=sweeps/ceiling --workdir=runs/ceiling
 
-60,000 steps, 3 seeds a cell, the last layer's W_Q and W_K as they were drawn unless a cell says otherwise; an
+60,000 steps, 2 seeds a cell, the last layer's W_Q and W_K as they were drawn unless a cell says otherwise; an
 hour on 2 CPU cores. `sampled` draws from all lists, the validation lists among them: capacity. `reshuffle`
 and `resample` see the training lists of the published split alone: generalisation.
 """
@@ -41,4 +41,4 @@ def get_config():
     base = default_config()
     base.train.max_steps = 60_000
     base.train.eval_every = 500
-    return sweep_config(base, {FIELDS: list(cells())}, seeds=3)
+    return sweep_config(base, {FIELDS: list(cells())}, seeds=2)

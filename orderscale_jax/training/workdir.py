@@ -52,11 +52,16 @@ def train(
       The summary of all runs, or None while other shares are not complete.
 
     Raises:
-      UserError: the configuration is wrong, `workdir` holds runs of another one or of another number of
-        shares, its states are damaged, or there are more shares than runs.
+      UserError: the configuration is wrong or for sweeps only, `workdir` holds runs of another one or of
+        another number of shares, its states are damaged, or there are more shares than runs.
     """
     workdir = Path(workdir)
     setup, split = make_setup(config)
+    if setup.train.scores not in ("free", "penalized"):
+        raise UserError(
+            f"train.scores={setup.train.scores!r} changes the model while it trains, and the weights would "
+            "be kept without that: it is for sweeps, which keep none"
+        )
     mine = share.of(config.runs)
     if config.wandb.enabled:
         _import_wandb()
