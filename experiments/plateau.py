@@ -3,8 +3,8 @@
     python -m experiments.plateau --output=experiments/results/plateau.csv
 
 30 digits, 16 seeds of each kind of run, 64 of the published one, from which the step of the transition is
-predicted. A row per run and 200 steps, of the first 6,000; the run goes on to 30,000 for its transition. A
-quarter of an hour on 2 CPU cores.
+predicted. A row per run and step of LOOKS; the run goes on to its transition, or to 30,000 steps. A quarter
+of an hour on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ ARRAYS = {  # whose gradients are looked at, by a short name
     "P": "pos_embed.W_pos",
     "U": "unembed.W_U",
 }
-LOOKS_UNTIL, STEPS = 6_000, 30_000
+STEPS = 30_000
+LOOKS = 0, 200, 400, 600, 1_000, 1_400, 2_000, 2_600, 3_200, 4_000, 5_000, 6_000
 N_BATCHES = 32  # from which the noise of a gradient is estimated
 COLUMNS = {
     "kind": "of KINDS",
@@ -101,7 +102,7 @@ def main():
 
 
 def watch(split: str, batches: str, size: int, overrides, seed: int) -> list[dict[str, float]]:
-    """What is seen of one run every 200 steps, from its start."""
+    """What is seen of one run at the steps LOOKS."""
     config = default_config()
     config.task.n_digits, config.task.split = 30, split
     config.train.batches, config.train.batch_size, config.train.overrides = batches, size, overrides
@@ -109,12 +110,10 @@ def watch(split: str, batches: str, size: int, overrides, seed: int) -> list[dic
     setup, lists = make_setup(config)
     train, validation = jnp.asarray(lists.train), jnp.asarray(lists.validation)
     run, rows = _start(setup, seed), []
-    while not run.done:
-        if run.step <= LOOKS_UNTIL:
+    while not run.done and (run.step <= LOOKS[-1] or run.transition_step < 0):
+        if run.step in LOOKS:
             seen = jax.device_get(look(setup, run, train, validation))
             rows.append({"step": int(run.step), **{name: f"{float(x):.6g}" for name, x in seen.items()}})
-        elif run.transition_step >= 0:
-            break
         run, _ = _advance(setup, run, train, validation)
     transition = int(run.transition_step)
     return [{**row, "transition_step": transition if transition >= 0 else ""} for row in rows]

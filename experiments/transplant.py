@@ -36,6 +36,7 @@ DONOR = 1_000  # added to a run's seed, for the run that gives
 STUCK_STEPS = 6_000  # after which a run on the paired set counts as stuck
 KINDS = {  # (the model, its two matrices, a factor on each of them, whether they train)
     "fresh model, fresh matrices": ("fresh", "fresh", 1.0, False),
+    "fresh model, orthogonal matrices of the same norm": ("fresh", "orthogonal", 1.0, False),
     "fresh model, matrices of a stuck run": ("fresh", "stuck", 1.0, False),
     "fresh model, matrices of a stuck run, trained": ("fresh", "stuck", 1.0, True),
     "fresh model, matrices of a run that got through": ("fresh", "through", 1.0, False),
@@ -57,7 +58,7 @@ def main():
     with tqdm(total=len(KINDS) * SEEDS.value, unit="run", disable=None) as bar:
         for seed in range(SEEDS.value):
             givers = {
-                "stuck": _train(*stuck, seed + DONOR, STUCK_STEPS),
+                "stuck": _train(*stuck, seed + DONOR, STUCK_STEPS).params,
                 "through": _through(through, seed + DONOR),
             }
             own = _train(*stuck, seed, STUCK_STEPS)
@@ -65,9 +66,10 @@ def main():
                 setup, split = after[trains]
                 run = _start(setup, seed + 2 * DONOR)
                 params = own.params if model == "stuck" else run.params
-                giver = {"fresh": run, "own": own, **givers}[matrices]
+                fresh = {"fresh": run.params, "orthogonal": jax.tree.map(_orthogonal, run.params)}
+                giver = {**fresh, "own": own.params, **givers}[matrices]
                 if giver is not None:
-                    params = transplanted(setup, params, giver.params, factor)
+                    params = transplanted(setup, params, giver, factor)
                     state = _init(setup, params)
                     run = _finish(setup, split, dataclasses.replace(run, params=params, optimizer=state))
                     transition = int(run.transition_step)
@@ -118,9 +120,14 @@ def _train(setup, split, seed: int, steps: int):
 
 
 def _through(of, seed: int):
-    """A run that broke through, None if it did not."""
+    """The arrays of a run that broke through, None if it did not."""
     run = _finish(*of, _start(of[0], seed))
-    return run if run.transition_step >= 0 else None
+    return run.params if run.transition_step >= 0 else None
+
+
+def _orthogonal(x):
+    """A matrix [H, D, D] with orthonormal columns times the root mean square length of those of `x`."""
+    return jnp.linalg.qr(x)[0] * jnp.sqrt((x**2).sum() / x.shape[-1]) if x.ndim == 3 else x
 
 
 def _finish(setup, split, run):

@@ -53,11 +53,12 @@ class TrainConfig:
       epsilon: of Adam, added to the root of the second moment.
       overrides: other values for some arrays, as (pattern, field, value); on the command line
         `PATTERN FIELD VALUE` with semicolons between. The pattern is a regular expression for whole
-        array names, `blocks.1.attn.W_[QK]` or, from the end, `blocks.-1.attn.W_[QK]`; of two for the same
-        array and field the later one counts. The field is learning_rate (0 leaves the array as it was
+        array names, `blocks.1.attn.W_[QK]` or, from the end, `blocks.-1.attn.W_[QK]` (with ten layers and
+        more, `blocks.1.*` names block 10 too); of two for the same array and field the later one counts.
+        The field is learning_rate (0 leaves the array as it was
         drawn but for its weight decay, which then goes on at train.learning_rate, and computes no
         gradient for it), weight_decay, epsilon, beta2, gradient_noise, initial_scale (a factor on what
-        is drawn), first_step or last_step (outside these steps the array stays as it is).
+        is drawn), first_step or last_step (the array is trained from the one on and before the other).
       scores: what becomes of the scores of the last layer's outputs that choose between several keys,
         while training and in its validations: `free`, nothing; `bounded`, c tanh(s / c); `divided`, s / c;
         `penalized`, the loss gets c times their mean square; `shifted`, c is added to those of SEP. For
@@ -154,10 +155,11 @@ def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
             raise UserError(f"train.overrides holds (pattern, field, value), got {entry!r}")
         pattern, field, value = entry
         number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not isinstance(pattern, str) or field not in OVERRIDES or not number:
+        is_word = isinstance(pattern, str) and pattern and not set(pattern) & set("; \t\n")
+        if not is_word or field not in OVERRIDES or not number:
             raise UserError(
-                f"train.overrides holds (pattern, field, value) with a word, one of {', '.join(OVERRIDES)}, "
-                f"and a number; got {entry!r}"
+                "train.overrides holds (pattern, field, value) with a word without spaces or semicolons, one "
+                f"of {', '.join(OVERRIDES)}, and a number; got {entry!r}"
             )
         if value < 0 or (field == "beta2" and value >= 1) or (field == "epsilon" and value == 0):
             raise UserError(f"train.overrides gives {field} the value {value}, which it cannot have")
@@ -167,16 +169,17 @@ def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
 
 def overrides_text(overrides: tuple[tuple[str, str, float], ...]) -> str:
     """`TrainConfig.overrides` as one text: `PATTERN FIELD VALUE` with semicolons between."""
-    return "; ".join(f"{pattern} {field} {value:.9g}" for pattern, field, value in overrides)
+    exact = ((pattern, field, repr(value).removesuffix(".0")) for pattern, field, value in overrides)
+    return "; ".join(map(" ".join, exact))
 
 
 def parse_overrides(text: str) -> tuple[tuple[str, str, float], ...]:
-    """The inverse of `overrides_text`.
+    """The inverse of `overrides_text`; `none` is none.
 
     Raises:
       ValueError: it is not of this form.
     """
-    entries = [entry.split() for entry in text.split(";") if entry.strip()]
+    entries = [entry.split() for entry in text.split(";") if entry.strip() not in ("", "none")]
     return tuple((pattern, field, float(value)) for pattern, field, value in entries)
 
 
@@ -310,7 +313,9 @@ def validation_lists_seen(config: ml_collections.ConfigDict) -> bool | None:
         return None
     task, batches = task_config(config), train_config(config).batches
     both_orders_train = task.split == "paired" and task.paired_share == 1
-    return batches == "sampled" or (batches == "mirrored" and not both_orders_train)
+    if batches == "sampled" or not task.is_exhaustive:
+        return True
+    return batches == "mirrored" and not both_orders_train
 
 
 def _build(cls, group: str, values, **more):

@@ -33,8 +33,8 @@ class TaskConfig:
       split: `published` permutes lists. The others permute sets of digits, of which a list is one order:
         `paired` puts all orders of a set on the same side, so that every order of a list that trains
         trains too; `one_order` trains one order of a set at most.
-      paired_share: with `paired`, the share of the training lists of which all orders train; the others
-        train in one order of their set.
+      paired_share: with `paired`, the share of the training lists that come as whole sets, in all their
+        orders; of other sets one order trains, which of a list of equal digits is all there is.
     """
 
     list_len: int = 2

@@ -344,7 +344,8 @@ def test_training(orderscale, place):
     kept = f"at step {summary['best_step']} of attempt 1; 1 attempt, 6 steps, "
     assert out.startswith(f"1 run on 1 CPU device: {scores} {kept}")
     told, missed = out.splitlines()
-    assert told.endswith(f" s: {summary['checkpoint']}")
+    seen = f"{summary['train_accuracy']:.4f} (lists {summary['train_sequence_accuracy']:.4f})"
+    assert told.endswith(f" s; on training lists {seen}: {summary['checkpoint']}")
     assert missed == "no attempt reached 0.9 (train.min_accuracy): the best weights of all are kept"
     code, out, err = orderscale(*arguments)
     assert (code, err) == (0, "") and out.startswith(f"this run had finished before: {scores} {kept}")

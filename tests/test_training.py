@@ -246,3 +246,5 @@ def test_a_learning_rate_of_its_own(live):
     still = live(run, [0.1])[0]
     for name, array in arrays_of(still.params).items():
         np.testing.assert_array_equal(array, arrays_of(run.params)[name])
+    again = runs.try_again(RULES, dataclasses.replace(still, done=jnp.asarray(True)))
+    assert int(again.attempt) == 1 and float(again.hyper.learning_rate) == 0

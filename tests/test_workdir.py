@@ -17,7 +17,7 @@ from tqdm import tqdm
 from orderscale_jax import checkpoint, task
 from orderscale_jax.analysis.accuracy import accuracy_on
 from orderscale_jax.checkpoint import load_checkpoint, named_arrays, weight_digest
-from orderscale_jax.config import GROUPS, check_config, default_config, options
+from orderscale_jax.config import GROUPS, check_config, default_config, options, validation_lists_seen
 from orderscale_jax.errors import UserError
 from orderscale_jax.options import meanings
 from orderscale_jax.training import progress as progress_room
@@ -179,6 +179,9 @@ def test_a_wrong_configuration_leaves_nothing(tmp_path):
         ({"schedule": "linear"}, "train.schedule must be one of constant, cosine; got 'linear'"),
         ({"batches": "all"}, "train.batches must be one of reshuffle, .*; got 'all'"),
         ({"learning_rate": 0.0}, "train.learning_rate must be positive"),
+        ({"epsilon": 0.0}, "train.epsilon must be positive, got 0.0"),
+        ({"overrides": (("W_E", "epsilon", 1.0),)}, "'W_E' names no array of this model"),
+        ({"scores": "bounded", "scores_value": 1.0}, "train.scores='bounded' changes the model"),
         ({"weight_decay": -1.0}, "train.weight_decay must not be negative"),
         ({"warmup_steps": -1}, "train.warmup_steps must be at least 0, got -1"),
         ({"max_grad_norm": 0.0}, "train.max_grad_norm must be positive or None"),
@@ -307,6 +310,24 @@ def test_lists_too_many_to_hold_are_sampled():
     setup, split = make_setup(config)
     assert split.train is None and setup.train.batches == "sampled"
     assert make_setup(small_config())[0].train.batches == "reshuffle"
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({}, False),
+        ({"train.batches": "resample", "task.split": "one_order", "task.train_fraction": 0.3}, False),
+        ({"train.batches": "sampled"}, True),
+        ({"train.batches": "mirrored"}, True),
+        ({"train.batches": "mirrored", "task.split": "paired"}, False),
+        ({"train.batches": "mirrored", "task.split": "paired", "task.paired_share": 0.5}, True),
+        ({"task.list_len": 9}, True),  # too many to hold: they are sampled from all, whatever is asked for
+    ],
+)
+def test_whether_training_may_draw_validation_lists(options, seen):
+    config = small_config()
+    config.update_from_flattened_dict(options)
+    assert validation_lists_seen(config) is seen
 
 
 def test_a_run_has_a_name():

@@ -38,7 +38,7 @@ def _validation_accuracy(model, task) -> str:
     setup = Setup(model.config, task, TrainConfig())
     scores = jax.jit(evaluate, static_argnums=0)(setup, nnx.state(model, nnx.Param), jnp.asarray(lists))
     which = "lists of the published validation split" if task.is_exhaustive else "sampled lists"
-    return f"accuracy {scores['val_accuracy']:.4f} on {len(lists):,} {which}"
+    return f"accuracy {scores['accuracy']:.4f} on {len(lists):,} {which}"
 
 
 def _describe(config) -> str:

@@ -26,8 +26,10 @@ from orderscale_jax.report.table import (
     Results,
     number_table,
     published_checkpoints,
+    published_fixed_set,
     published_grid,
     published_kind,
+    recipe_grid,
 )
 
 N_EXAMPLES = 5  # lists that the explorer offers: the first right ones and the first wrong ones
@@ -85,6 +87,8 @@ def render_page(
         source_name=CHECKPOINT_NAMES.get(kind),
         why_no_checkpoint=WHY_NO_CHECKPOINT,
         grid=published_grid(results),
+        recipe=recipe_grid(results),
+        fixed_set=published_fixed_set(results),
         pictures=_pictures(results, images, history),
         separability=captions.separability(results) if "separability" in results else None,
         explorer=markupsafe.Markup(explorer),

@@ -17,7 +17,7 @@ import numpy as np
 from orderscale_jax.config import Setup, check_config, model_config, task_config, train_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.files import plain
-from orderscale_jax.model import matching_arrays, scales
+from orderscale_jax.model import ModelConfig, matching_arrays, scales
 from orderscale_jax.task import Split, TaskConfig, make_split
 from orderscale_jax.training.devices import CompiledTraining, memory, place, try_runs_again
 from orderscale_jax.training.run import Run, attempts_left
@@ -45,8 +45,11 @@ def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
     setup = Setup(model_config(config), task_config(config), train_config(config))
     for pattern, _, _ in setup.train.overrides:
         matching_arrays(setup.model, pattern)
-    if setup.train.scores != "free" and not scales.is_faster(setup.model):
-        raise UserError("train.scores is for small plain models, of which the scale form is the faster one")
+    if setup.train.scores != "free" and not _has_choice(setup.model):
+        raise UserError(
+            f"train.scores={setup.train.scores!r} is for plain models of two layers and more, in which an "
+            "output chooses between keys, and which are small enough for the scale form"
+        )
     split = _split(setup.task)
     if split.train is None:
         setup = dataclasses.replace(setup, train=dataclasses.replace(setup.train, batches="sampled"))
@@ -56,6 +59,11 @@ def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
             f"{len(split.train)} lists: give --config.train.batch_size={len(split.train)} or less"
         )
     return setup, split
+
+
+def _has_choice(model: ModelConfig) -> bool:
+    """Whether the scale form has scores with which the last layer's outputs choose between keys."""
+    return scales.is_faster(model) and model.n_layers > 1 and model.list_len > 1
 
 
 class Ensemble:

@@ -109,7 +109,7 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def score_rule(setup: Setup, hyper: Hyper, step, penalties: list | None = None) -> scales.ScoreRule | None:
-    """What `TrainConfig.scores` does at `step`; a penalty is appended to `penalties`."""
+    """What `TrainConfig.scores` does at `step`; the penalty of each choice is appended to `penalties`."""
     kind, c, until = setup.train.scores, hyper.scores_value, setup.train.scores_until
     if kind == "free":
         return None
@@ -138,7 +138,7 @@ def loss(setup: Setup, hyper: Hyper, params, lists, step):
     model, penalties = bind(setup.model, params), []
     if scales.is_faster(setup.model):
         value = scales.loss(model, lists, score_rule(setup, hyper, step, penalties))
-        return value + sum(penalties) if penalties else value
+        return value + sum(penalties) / len(penalties) if penalties else value
     return metrics.cross_entropy(model(lists), lists)
 
 
