@@ -78,7 +78,8 @@ def main():
     rows = read_results(RESULTS / "why_stuck.csv")
     found = {tuple(x.values.values()): x for x in summarize(rows, FIELDS, 0.75)}
     seen = read_rows(RESULTS / "plateau.csv")
-    transitions = read_results(RESULTS / "transition_step.csv")
+    rows = read_results(RESULTS / "transition_step.csv")
+    transitions = [row for row in rows if row["transition_step"] is not None]
     drawn = {
         "why_survival": survival(found),
         "why_inside": inside(seen),
@@ -98,7 +99,8 @@ def main():
     names = [*MEASURES, "openness", "norm_QK", "rms_last_QK"]
     print("\nFrom inside, medians over runs: kind, step,", ", ".join(names))
     print(columns(medians(seen, names)))
-    print("\nTransition from the first steps, R2 of runs left out; and of cells left out")
+    print(f"\nTransition step: {len(transitions)} of {len(rows)} runs of transition_step.csv have one")
+    print("from the first steps, R2 of runs left out; from the settings, R2 of cells left out")
     print(columns([*early_predictions(seen), *cell_predictions(transitions)]))
     for lists in LISTS.values():
         pair = [found[(*lists, text, *FREE)] for text in ("", AS_DRAWN)]
@@ -272,7 +274,7 @@ def _normal(features: np.ndarray) -> np.ndarray:
 
 
 SETTINGS: dict[str, Callable[[Mapping[str, Any]], list[float]]] = {
-    "width alone, as sqrt(d) T": lambda row: [0.5 * np.log(row["d_model"])],
+    "width alone": lambda row: [np.log(row["d_model"])],
     "learning rate alone": lambda row: [np.log(row["learning_rate"])],
     "rate, batch, width, digits": lambda row: [
         np.log(row[name]) for name in ("learning_rate", "batch_size", "d_model", "n_digits")
@@ -287,13 +289,17 @@ def cell_predictions(rows) -> list[tuple[str, str, str]]:
     for name, features in SETTINGS.items():
         predicted = out_of_sample(np.array([features(row) for row in rows]), target, groups)
         told.append((name, f"{len(set(groups))} cells", f"{r_squared(predicted, target, groups):.2f}"))
+    law = np.log([row["d_model"] for row in rows]) / 2  # with the exponent that the literature gives
+    predicted = law + out_of_sample(np.empty((len(rows), 0)), target - law, groups)
+    told.append(("sqrt(width)", f"{len(set(groups))} cells", f"{r_squared(predicted, target, groups):.2f}"))
+    everything = np.array([SETTINGS["rate, batch, width, digits"](row) for row in rows])
+    fit, *_ = np.linalg.lstsq(np.column_stack([np.ones(len(rows)), everything]), target, rcond=None)
+    told.append(("its exponents", "", ", ".join(f"{x:.2f}" for x in fit[1:])))
     return told
 
 
 def _cells(rows) -> tuple[np.ndarray, np.ndarray]:
     """Logarithms of transition steps [R], and the number of each run's cell [R]."""
-    if stuck := [row for row in rows if row["transition_step"] is None]:
-        raise ValueError(f"{len(stuck)} runs of transition_step.csv have no transition")
     names = "learning_rate", "batch_size", "d_model", "n_digits"
     _, groups = np.unique([[row[name] for name in names] for row in rows], axis=0, return_inverse=True)
     return np.log([row["transition_step"] for row in rows]), groups.reshape(-1)
