@@ -85,7 +85,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[ListTransformer, ml_collec
 
 
 def load_pretrained(name: str) -> tuple[ListTransformer, ml_collections.ConfigDict]:
-    """A model that comes with the package (`two_layer` or `three_layer`), and its configuration.
+    """A model that comes with the package, one of `pretrained_names`, and its configuration.
 
     Raises:
       UserError: there is no such model.
