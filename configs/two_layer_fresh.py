@@ -6,12 +6,12 @@ The recipe of `two_layer.py`. Validation lists are among those drawn, so that it
 model can hold and not what it generalises to.
 """
 
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config
 
 
 def get_config():
     config = default_config()
     config.train.batches = "sampled"
     config.train.batch_size = 512
-    config.train.overrides = LAST_SCORES_AS_DRAWN
+    config.train.overrides = as_drawn(LAST_SCORES)
     return config

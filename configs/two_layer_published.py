@@ -1,4 +1,4 @@
-"""The paper's two-layer model, trained as its authors train it: every array, in reshuffled batches of 2,048.
+"""The paper's two-layer model with the published options: every array trains, in batches of 2,048.
 
     orderscale train --config=two_layer_published --workdir=runs/two_layer_published
 
@@ -6,7 +6,8 @@
 breaks through (the shipped one: step 5,000; other seeds later, or never), 0.90 some thousand steps later and
 0.92 to 0.93 at the end. This is how the shipped model `two_layer_published` was made. On other hardware or
 versions of JAX the same seed breaks through at another step: until then a last bit decides. `two_layer.py`
-is the recipe with which every seed breaks through.
+is the recipe with which 64 of 64 seeds break through. (The authors replay their first epoch for ever, which
+`--config.train.batches=replay` does; here every epoch has an order of its own.)
 """
 
 from orderscale_jax.config import default_config

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from orderscale_jax import files
 from orderscale_jax.cli import app, arguments, machine
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, Setup, default_config
+from orderscale_jax.config import LAST_SCORES, Setup, as_drawn, default_config
 from orderscale_jax.model import array_names, bind, matching_arrays, metrics
 from orderscale_jax.training import run as runs
 from orderscale_jax.training.batches import training_batch
@@ -32,18 +32,17 @@ from orderscale_jax.training.step import loss
 OUTPUT = arguments.define("output", "str", None, "the CSV file for what is seen.", shown="FILE")
 SEEDS = arguments.define("seeds", "int", 16, "runs of each kind; of `published` four times as many.", least=1)
 
-LAST = "blocks.-1.attn.W_[QK]"
 KINDS = {  # what is trained on, and how: (split, batches, batch size, overrides)
     "published": ("published", "reshuffle", 128, ()),
     "trained": ("paired", "reshuffle", 128, ()),
-    "as drawn": ("paired", "reshuffle", 128, LAST_SCORES_AS_DRAWN),
-    "epsilon 1e-4": ("paired", "reshuffle", 128, ((LAST, "epsilon", 1e-4),)),
+    "as drawn": ("paired", "reshuffle", 128, as_drawn(LAST_SCORES)),
+    "epsilon 1e-4": ("paired", "reshuffle", 128, ((LAST_SCORES, "epsilon", 1e-4),)),
     "full batch": ("paired", "reshuffle", 720, ()),
     "fresh, trained": ("published", "sampled", 128, ()),
-    "fresh, as drawn": ("published", "sampled", 128, LAST_SCORES_AS_DRAWN),
+    "fresh, as drawn": ("published", "sampled", 128, as_drawn(LAST_SCORES)),
 }
 ARRAYS = {  # whose gradients are looked at, by a short name
-    "last_QK": LAST,
+    "last_QK": LAST_SCORES,
     "first_QK": "blocks.0.attn.W_[QK]",
     "E": "embed.W_E",
     "P": "pos_embed.W_pos",

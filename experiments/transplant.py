@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from orderscale_jax import files
 from orderscale_jax.cli import app, arguments, machine
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config
 from orderscale_jax.model import array_names, matching_arrays
 from orderscale_jax.training import run as runs
 from orderscale_jax.training.ensemble import make_setup
@@ -31,7 +31,6 @@ from orderscale_jax.training.step import optimizer
 OUTPUT = arguments.define("output", "str", None, "the CSV file for the runs.", shown="FILE")
 SEEDS = arguments.define("seeds", "int", 16, "runs of each kind.", least=1)
 
-LAST = "blocks.-1.attn.W_[QK]"
 DONOR = 1_000  # added to a run's seed, for the run that gives
 STUCK_STEPS = 6_000  # after which a run on the paired set counts as stuck
 KINDS = {  # (the model, its two matrices, a factor on each of them, whether they train)
@@ -53,22 +52,22 @@ def main():
     output = Path(arguments.required(OUTPUT))
     machine.use_compilation_cache()
     stuck, through = _config("paired", ()), _config("published", ())
-    after = {trains: _config("paired", () if trains else LAST_SCORES_AS_DRAWN) for trains in (True, False)}
+    after = {trains: _config("paired", () if trains else as_drawn(LAST_SCORES)) for trains in (True, False)}
     rows = []
     with tqdm(total=len(KINDS) * SEEDS.value, unit="run", disable=None) as bar:
         for seed in range(SEEDS.value):
             givers = {
-                "stuck": _train(*stuck, seed + DONOR, STUCK_STEPS).params,
+                "stuck": _stuck(stuck, seed + DONOR),
                 "through": _through(through, seed + DONOR),
             }
-            own = _train(*stuck, seed, STUCK_STEPS)
+            own = _stuck(stuck, seed)
             for kind, (model, matrices, factor, trains) in KINDS.items():
                 setup, split = after[trains]
                 run = _start(setup, seed + 2 * DONOR)
-                params = own.params if model == "stuck" else run.params
+                params = own if model == "stuck" else run.params
                 fresh = {"fresh": run.params, "orthogonal": jax.tree.map(_orthogonal, run.params)}
-                giver = {**fresh, "own": own.params, **givers}[matrices]
-                if giver is not None:
+                giver = {**fresh, "own": own, **givers}[matrices]
+                if params is not None and giver is not None:
                     params = transplanted(setup, params, giver, factor)
                     state = _init(setup, params)
                     run = _finish(setup, split, dataclasses.replace(run, params=params, optimizer=state))
@@ -93,7 +92,7 @@ def main():
 
 def transplanted(setup, params, giver, factor: float):
     """The arrays `params` with the two matrices of `giver`, each times `factor`."""
-    chosen = matching_arrays(setup.model, LAST)
+    chosen = matching_arrays(setup.model, LAST_SCORES)
     arrays, structure = jax.tree.flatten(params)
     names = array_names(setup.model)
     given = jax.tree.leaves(giver)
@@ -111,12 +110,13 @@ def _config(split: str, overrides):
     return make_setup(config)
 
 
-def _train(setup, split, seed: int, steps: int):
-    """A run after so many steps."""
+def _stuck(of, seed: int):
+    """The arrays of a run after STUCK_STEPS, None if it was through by then."""
+    setup, split = of
     run = _start(setup, seed)
-    while not run.done and run.step < steps:
+    while run.step < STUCK_STEPS and not run.done:
         run = _advance(setup, run, jnp.asarray(split.train), jnp.asarray(split.validation))[0]
-    return run
+    return run.params if run.transition_step < 0 else None
 
 
 def _through(of, seed: int):

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from orderscale_jax import figures
 from orderscale_jax.cli import app, arguments
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, overrides_text
+from orderscale_jax.config import LAST_SCORES, as_drawn, overrides_text
 from orderscale_jax.figures import cells, style
 from orderscale_jax.formatting import columns
 from orderscale_jax.training.sweep_results import (
@@ -32,8 +33,7 @@ from orderscale_jax.training.sweep_results import (
 OUTPUT = arguments.define("output", "str", "docs", "the directory for the figures.")
 
 RESULTS = Path(__file__).parent / "results"
-LAST = "blocks.-1.attn.W_[QK]"
-AS_DRAWN = overrides_text(LAST_SCORES_AS_DRAWN)
+AS_DRAWN = overrides_text(as_drawn(LAST_SCORES))
 FIELDS = (
     "split",
     "paired_share",
@@ -126,10 +126,10 @@ def counted(cell: Summary) -> tuple[str, str, str]:
 def survival(found: Cells) -> Figure:
     paired = LISTS["paired"]
     shown = {
-        "as published": found[(*paired, "", *FREE)],
-        "full batch, as published": found[(*FULL_BATCH, "", *FREE)],
+        "all trained": found[(*paired, "", *FREE)],
+        "all trained, full batch": found[(*FULL_BATCH, "", *FREE)],
         "first W_QK as drawn": found[(*paired, AS_DRAWN.replace("-1", "0"), *FREE)],
-        "last W_QK with epsilon 1e-4": found[(*paired, f"{LAST} epsilon 0.0001", *FREE)],
+        "last W_QK with epsilon 1e-4": found[(*paired, f"{LAST_SCORES} epsilon 0.0001", *FREE)],
         "last W_QK as drawn": found[(*paired, AS_DRAWN, *FREE)],
     }
     return figures.survival_curves(shown)
@@ -140,7 +140,7 @@ def rates(found: Cells) -> Figure:
 
     def series(lists):
         at = {1e-3: "", 0.0: AS_DRAWN} | {
-            x: f"{LAST} learning_rate {x:.9g}" for x in (3e-4, 1e-4, 3e-5, 1e-5)
+            x: f"{LAST_SCORES} learning_rate {x:.9g}" for x in (3e-4, 1e-4, 3e-5, 1e-5)
         }
         return [(rate, found[(*lists, text, *FREE)]) for rate, text in at.items()]
 
@@ -154,7 +154,7 @@ def windows(found: Cells) -> Figure:
     named = {}
     for name, lists in LISTS.items():
         for word, field in (("from this step on", "first_step"), ("up to this step", "last_step")):
-            points = [(step, found[(*lists, f"{LAST} {field} {step}", *FREE)]) for step in steps]
+            points = [(step, found[(*lists, f"{LAST_SCORES} {field} {step}", *FREE)]) for step in steps]
             ends = {"first_step": (0, ""), "last_step": (0, AS_DRAWN)}
             dose, text = ends[field]
             named[f"{name} lists, {word}"] = [(dose, found[(*lists, text, *FREE)]), *points]
@@ -321,7 +321,9 @@ def prediction(rows) -> Figure:
     axes.plot(ends, ends, color=style.GREY, lw=0.6, zorder=0)
     axes.set(xscale="log", yscale="log", xlabel="predicted from other cells", ylabel="transition step")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+        axis.set_minor_formatter("")
     axes.legend()
     return figure
 

@@ -29,10 +29,7 @@ OVERRIDES = (  # what can be set for some arrays
     "last_step",
 )
 STATIC_OVERRIDES = ("beta2",)  # optax computes with it in double precision, so it belongs to the program
-LAST_SCORES_AS_DRAWN = (  # `TrainConfig.overrides` with which every two-layer run breaks through
-    ("blocks.-1.attn.W_[QK]", "learning_rate", 0.0),
-    ("blocks.-1.attn.W_[QK]", "weight_decay", 0.0),
-)
+LAST_SCORES = "blocks.-1.attn.W_[QK]"  # the arrays behind the scores of the last layer
 TRANSITION_ACCURACY = 0.75  # a two-layer run stays near 0.50 or breaks through to 0.9; this is between
 
 
@@ -58,12 +55,13 @@ class TrainConfig:
         The field is learning_rate (0 leaves the array as it was
         drawn but for its weight decay, which then goes on at train.learning_rate, and computes no
         gradient for it), weight_decay, epsilon, beta2, gradient_noise, initial_scale (a factor on what
-        is drawn), first_step or last_step (the array is trained from the one on and before the other).
+        is drawn), first_step or last_step (the array is trained from the one on and before the other;
+        outside it stays as it is, while Adam's moments follow its gradient).
       scores: what becomes of the scores of the last layer's outputs that choose between several keys,
         while training and in its validations: `free`, nothing; `bounded`, c tanh(s / c); `divided`, s / c;
-        `penalized`, the loss gets c times their mean square; `shifted`, c is added to those of SEP. For
-        plain models; all but `penalized` change the model itself, so they are for sweeps, which keep no
-        weights.
+        `penalized`, the training loss gets c times their mean square; `shifted`, c is added to those of
+        SEP. For plain models; all but `penalized` change the model itself, so they are for sweeps, which
+        keep no weights.
       scores_value: c of `scores`.
       scores_until: step from which the scores are free; None for never.
       schedule: `constant`, or `cosine` after a linear warm-up from 0.
@@ -161,10 +159,21 @@ def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
                 "train.overrides holds (pattern, field, value) with a word without spaces or semicolons, one "
                 f"of {', '.join(OVERRIDES)}, and a number; got {entry!r}"
             )
-        if value < 0 or (field == "beta2" and value >= 1) or (field == "epsilon" and value == 0):
+        is_step = field in ("first_step", "last_step")
+        wrong = (field == "beta2" and value >= 1) or (field == "epsilon" and value == 0)
+        if value < 0 or wrong or (is_step and value != int(value)):
             raise UserError(f"train.overrides gives {field} the value {value}, which it cannot have")
         found.append((pattern, field, float(value)))
     return tuple(found)
+
+
+def as_drawn(pattern: str, **more: float) -> tuple[tuple[str, str, float], ...]:
+    """The overrides that leave the arrays of a pattern as they were drawn, without learning or decay.
+
+    `as_drawn(LAST_SCORES)` is the recipe of the configurations `two_layer` and `two_layer_fresh`.
+    """
+    fields = {"learning_rate": 0.0, "weight_decay": 0.0, **more}
+    return tuple((pattern, field, value) for field, value in fields.items())
 
 
 def overrides_text(overrides: tuple[tuple[str, str, float], ...]) -> str:
@@ -308,14 +317,15 @@ def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
 
 def validation_lists_seen(config: ml_collections.ConfigDict) -> bool | None:
     """Whether training may draw validation lists, so that accuracy on them is what a model can hold and not
-    what it generalises to; None where the configuration does not say how it was trained."""
+    what it generalises to; None where that is not known: lists are drawn from more than can be held, or the
+    configuration does not say how it was trained."""
     if "train" not in config:
         return None
     task, batches = task_config(config), train_config(config).batches
     both_orders_train = task.split == "paired" and task.paired_share == 1
-    if batches == "sampled" or not task.is_exhaustive:
-        return True
-    return batches == "mirrored" and not both_orders_train
+    if not task.is_exhaustive:
+        return None
+    return batches == "sampled" or (batches == "mirrored" and not both_orders_train)
 
 
 def _build(cls, group: str, values, **more):

@@ -88,7 +88,7 @@ def make_split(config: TaskConfig) -> Split:
 
     All N^n lists in lexicographic order are permuted and the first `int(train_fraction * N^n)`
     train. Where N^n does not fit, `train` is None and validation is 8,192 seeded lists. Other splits
-    hold as many training lists, chosen set by set: see `TaskConfig.split`.
+    hold as many training lists, or as many as whole sets give, chosen set by set: see `TaskConfig.split`.
 
     Raises:
       UserError: a side would be empty, or there are not enough sets of digits.

@@ -26,7 +26,7 @@ from orderscale_jax.checkpoint import (
     save_checkpoint,
     save_state,
 )
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config, train_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config, train_config
 from orderscale_jax.errors import UserError
 
 
@@ -48,7 +48,7 @@ def saved(tmp_path, small_model):
 
 def test_a_model_comes_back_as_it_was(tmp_path, any_model):
     config = config_of(any_model)
-    config.seed, config.train.overrides = 7, LAST_SCORES_AS_DRAWN
+    config.seed, config.train.overrides = 7, as_drawn(LAST_SCORES)
     save_checkpoint(tmp_path / "deep" / "model", any_model, config)
     loaded, loaded_config = load_checkpoint(tmp_path / "deep" / "model")
     assert loaded.config == any_model.config

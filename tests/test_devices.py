@@ -14,7 +14,7 @@ EVERY_PLACEMENT = """
 import dataclasses, sys
 import jax, numpy as np
 from orderscale_jax.checkpoint import _flatten
-from orderscale_jax.config import Setup, TrainConfig
+from orderscale_jax.config import LAST_SCORES, Setup, TrainConfig, as_drawn
 from orderscale_jax.training.devices import CompiledTraining, Placement, place, start_runs
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.task import TaskConfig, make_split
@@ -25,7 +25,12 @@ assert jax.local_device_count() == 8
 setup = Setup(
     ModelConfig(d_model=8, n_digits=8),
     TaskConfig(n_digits=8),
-    TrainConfig(batch_size=16, eval_every=7, learning_rate=0.01),
+    TrainConfig(
+        batch_size=16,
+        eval_every=7,
+        learning_rate=0.01,
+        overrides=(*as_drawn(LAST_SCORES), ("embed.*", "epsilon", 1e-4)),
+    ),
 )
 split = make_split(setup.task)
 found = {}

@@ -137,12 +137,18 @@ def test_rules_are_for_plain_models():
         if name not in ("plain", "three layers"):
             for option in ("n_heads", "layer_norm", "bias", "learn_wv", "learn_wo", "mlp"):
                 config.model[option] = getattr(VARIANTS[name], option)
-            with pytest.raises(UserError, match=r"train\.scores is for small plain models"):
+            with pytest.raises(UserError, match="is for plain models of two layers and more"):
                 make_setup(config)
+    for group, option in (("model", "n_layers"), ("task", "list_len")):  # nothing to choose between
+        short = default_config()
+        short.train.update(scores="bounded", scores_value=1.0, batch_size=16)
+        short[group][option] = 1
+        with pytest.raises(UserError, match="is for plain models of two layers and more"):
+            make_setup(short)
     long = default_config()
     long.task.list_len, long.task.n_digits = 5, 4
     long.train.update(scores="divided", scores_value=1.0, batch_size=64)
-    with pytest.raises(UserError, match=r"train\.scores is for small plain models"):
+    with pytest.raises(UserError, match="is for plain models of two layers and more"):
         make_setup(long)
 
 

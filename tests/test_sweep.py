@@ -12,7 +12,7 @@ import pytest
 from orderscale_jax import figures
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.cli.sweep import pictures
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config, overrides_text
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config, overrides_text
 from orderscale_jax.figures import cells
 from orderscale_jax.model import array_names, bind
 from orderscale_jax.training import sweep
@@ -367,7 +367,7 @@ LAST = "blocks.-1.attn.W_[QK]"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (overrides_text(LAST_SCORES_AS_DRAWN), "last W_QK as drawn"),
+        (overrides_text(as_drawn(LAST_SCORES)), "last W_QK as drawn"),
         (f"{LAST} epsilon 0.0001", "epsilon 1e-4 on last W_QK"),
         (
             "blocks.0.attn.W_Q learning_rate 3e-05; .* beta2 0.9",

@@ -7,7 +7,7 @@ half an hour on 2 CPU cores. `sampled` draws from all lists, the validation list
 `reshuffle` and `resample` see the training lists of the published split alone: generalisation.
 """
 
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config
 from orderscale_jax.training.sweep import sweep_config
 
 FIELDS = (
@@ -19,20 +19,20 @@ FIELDS = (
     "model.d_model",
     "train.overrides",
 )
-ALL_SCORES_AS_DRAWN = tuple(("blocks.*", field, value) for _, field, value in LAST_SCORES_AS_DRAWN)
+ALL_SCORES_AS_DRAWN = as_drawn("blocks.*")
 
 
 def cells():
     for batches in ("sampled", "reshuffle"):
-        yield batches, "constant", 1e-3, 0.01, 512, 64, LAST_SCORES_AS_DRAWN
-        yield batches, "cosine", 1e-3, 0.01, 512, 64, LAST_SCORES_AS_DRAWN
-        yield batches, "cosine", 3e-3, 0.01, 512, 64, LAST_SCORES_AS_DRAWN
-        yield batches, "cosine", 1e-3, 0.1, 512, 64, LAST_SCORES_AS_DRAWN
-        yield batches, "cosine", 1e-3, 0.01, 2048, 64, LAST_SCORES_AS_DRAWN
+        yield batches, "constant", 1e-3, 0.01, 512, 64, as_drawn(LAST_SCORES)
+        yield batches, "cosine", 1e-3, 0.01, 512, 64, as_drawn(LAST_SCORES)
+        yield batches, "cosine", 3e-3, 0.01, 512, 64, as_drawn(LAST_SCORES)
+        yield batches, "cosine", 1e-3, 0.1, 512, 64, as_drawn(LAST_SCORES)
+        yield batches, "cosine", 1e-3, 0.01, 2048, 64, as_drawn(LAST_SCORES)
         for width in (8, 32, 128):
-            yield batches, "cosine", 1e-3, 0.01, 512, width, LAST_SCORES_AS_DRAWN
+            yield batches, "cosine", 1e-3, 0.01, 512, width, as_drawn(LAST_SCORES)
         yield batches, "cosine", 1e-3, 0.01, 512, 64, ALL_SCORES_AS_DRAWN
-    yield "resample", "cosine", 1e-3, 0.01, 512, 64, LAST_SCORES_AS_DRAWN
+    yield "resample", "cosine", 1e-3, 0.01, 512, 64, as_drawn(LAST_SCORES)
     yield "reshuffle", "cosine", 1e-3, 0.01, 512, 64, ()
 
 

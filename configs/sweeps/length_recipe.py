@@ -6,20 +6,18 @@ Lists drawn afresh in batches of 512, at most 20,000 steps: half an hour on 2 CP
 authors' grid the scores of all layers train, or those of all but the last, or those of none.
 """
 
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, table_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, table_config
 from orderscale_jax.training.sweep import sweep_config
 
 FIELDS = "task.list_len", "model.n_layers", "train.overrides"
 SHAPES = (3, 3), (3, 2), (2, 4), (2, 6)  # digits, layers
-NONE_TRAINED = tuple(("blocks.*", field, value) for _, field, value in LAST_SCORES_AS_DRAWN)
-LAST_TWO = tuple(
-    (pattern.replace("-1", "-[12]"), field, value) for pattern, field, value in LAST_SCORES_AS_DRAWN
-)
+NONE_TRAINED = as_drawn("blocks.*")
+LAST_TWO = as_drawn("blocks.-[12].attn.W_[QK]")
 
 
 def cells():
     for list_len, n_layers in SHAPES:
-        for overrides in ((), LAST_SCORES_AS_DRAWN, NONE_TRAINED):
+        for overrides in ((), as_drawn(LAST_SCORES), NONE_TRAINED):
             yield list_len, n_layers, overrides
     yield 3, 3, LAST_TWO
     yield 2, 6, LAST_TWO

@@ -6,14 +6,14 @@
 `experiments/results/sure_recipe.csv`.
 """
 
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config
 from orderscale_jax.training.sweep import sweep_config
 
 
 def get_config():
     base = default_config()
     base.train.batch_size = 512
-    base.train.overrides = LAST_SCORES_AS_DRAWN
+    base.train.overrides = as_drawn(LAST_SCORES)
     base.train.max_steps = 20_000
     base.train.target_accuracy = 0.9
     return sweep_config(base, {"train.batches": ("reshuffle", "sampled")}, seeds=64, first_seed=100)

@@ -7,7 +7,7 @@ published 50,000 steps; variants that need the residual form, ten times slower, 
 20,000 steps. Half an hour on 2 CPU cores.
 """
 
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, table_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, table_config
 from orderscale_jax.training.sweep import sweep_config
 
 FIELDS = (
@@ -21,17 +21,15 @@ FIELDS = (
 )
 WIDTHS = 8, 32, 64, 128
 # A query's bias can saturate the scores by itself, so it stays as it was drawn, too.
-WITH_BIASES = tuple(
-    (pattern.replace("W_", "[Wb]_"), field, value) for pattern, field, value in LAST_SCORES_AS_DRAWN
-)
+WITH_BIASES = as_drawn("blocks.-1.attn.[Wb]_[QK]")
 
 
 def cells():
     for width in WIDTHS:
-        yield width, False, False, False, 50_000, 0.999, LAST_SCORES_AS_DRAWN
+        yield width, False, False, False, 50_000, 0.999, as_drawn(LAST_SCORES)
     yield 64, True, False, False, 20_000, 0.9, WITH_BIASES
-    yield 64, False, True, False, 20_000, 0.9, LAST_SCORES_AS_DRAWN
-    yield 64, False, False, True, 20_000, 0.9, LAST_SCORES_AS_DRAWN
+    yield 64, False, True, False, 20_000, 0.9, as_drawn(LAST_SCORES)
+    yield 64, False, False, True, 20_000, 0.9, as_drawn(LAST_SCORES)
 
 
 def get_config():

@@ -6,14 +6,14 @@ Lists drawn afresh; a run ends at 0.80. Some minutes on 2 CPU cores. `experiment
 what predicts the step, and tries it on cells that the fit has not seen.
 """
 
-from orderscale_jax.config import LAST_SCORES_AS_DRAWN, default_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config
 from orderscale_jax.training.sweep import sweep_config
 
 
 def get_config():
     base = default_config()
     base.train.batches = "sampled"
-    base.train.overrides = LAST_SCORES_AS_DRAWN
+    base.train.overrides = as_drawn(LAST_SCORES)
     base.train.target_accuracy = 0.8
     base.train.max_steps = 40_000
     grid = {

@@ -10,7 +10,7 @@ training set of 720 lists that holds every order of what it holds, in batches of
 `sampled`.
 """
 
-from orderscale_jax.config import default_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config
 from orderscale_jax.training.sweep import sweep_config
 
 FIELDS = (
@@ -24,7 +24,6 @@ FIELDS = (
     "train.scores_value",
     "train.scores_until",
 )
-LAST = "blocks.-1.attn.W_[QK]"
 ALL = ".*"
 PAIRED = "paired", 1.0, 0.8, "reshuffle", 128
 FRESH = "published", 1.0, 0.8, "sampled", 128
@@ -38,13 +37,8 @@ def override(pattern, **values):
     return tuple((pattern, field, value) for field, value in values.items())
 
 
-def frozen(pattern, **values):
-    """What leaves the arrays of a pattern as they were drawn."""
-    return override(pattern, learning_rate=0.0, weight_decay=0.0, **values)
-
-
 AS_PUBLISHED = ()
-FROZEN = frozen(LAST)
+FROZEN = as_drawn(LAST_SCORES)
 
 
 def cells():
@@ -61,35 +55,35 @@ def cells():
     # Where: the same change to other arrays.
     for lists in BOTH:
         for pattern in ("blocks.0.attn.W_[QK]", "blocks.*", "blocks.-1.attn.W_Q", "blocks.-1.attn.W_K"):
-            yield *lists, frozen(pattern), *FREE
-        for pattern in (LAST, "blocks.0.attn.W_[QK]", "embed.*", "pos_embed.*", "unembed.*"):
+            yield *lists, as_drawn(pattern), *FREE
+        for pattern in (LAST_SCORES, "blocks.0.attn.W_[QK]", "embed.*", "pos_embed.*", "unembed.*"):
             yield *lists, override(pattern, epsilon=1e-4), *FREE
         for pattern in ("embed.*", "pos_embed.*", "unembed.*"):
-            yield *lists, frozen(pattern), *FREE
+            yield *lists, as_drawn(pattern), *FREE
 
     # How fast: learning rate, beta2, plain gradient descent and decay of the two matrices.
     for lists in BOTH:
         for factor in (0.3, 0.1, 0.03, 0.01):
-            yield *lists, override(LAST, learning_rate=factor * 1e-3), *FREE
+            yield *lists, override(LAST_SCORES, learning_rate=factor * 1e-3), *FREE
     for value in (0.9, 0.99, 0.9999):
-        yield *PAIRED, override(LAST, beta2=value), *FREE
+        yield *PAIRED, override(LAST_SCORES, beta2=value), *FREE
     for rate in (0.1, 1.0, 10.0):  # Adam with an epsilon far above every gradient
-        yield *PAIRED, override(LAST, learning_rate=rate, epsilon=1.0), *FREE
+        yield *PAIRED, override(LAST_SCORES, learning_rate=rate, epsilon=1.0), *FREE
     for epsilon in (1e-6, 1e-5, 1e-3, 1e-2):
-        yield *PAIRED, override(LAST, epsilon=epsilon), *FREE
+        yield *PAIRED, override(LAST_SCORES, epsilon=epsilon), *FREE
     for decay in (0.01, 0.1, 1.0, 10.0):
-        yield *PAIRED, override(LAST, learning_rate=0.0, weight_decay=decay), *FREE
+        yield *PAIRED, override(LAST_SCORES, learning_rate=0.0, weight_decay=decay), *FREE
 
     # When: trained from a step on only, and up to a step only.
     for step in (300, 1_000, 2_000, 4_000, 8_000):
         for lists in BOTH:
-            yield *lists, override(LAST, first_step=step), *FREE
-            yield *lists, override(LAST, last_step=step), *FREE
+            yield *lists, override(LAST_SCORES, first_step=step), *FREE
+            yield *lists, override(LAST_SCORES, last_step=step), *FREE
 
     # What they are: other draws, and none at all.
     for scale in (0.0, 0.1, 0.3, 3.0, 10.0):
-        yield *PAIRED, frozen(LAST, initial_scale=scale), *FREE
-        yield *PAIRED, override(LAST, initial_scale=scale), *FREE
+        yield *PAIRED, as_drawn(LAST_SCORES, initial_scale=scale), *FREE
+        yield *PAIRED, override(LAST_SCORES, initial_scale=scale), *FREE
 
     # The scores: kept from growing while the matrices train, and pushed to SEP while they are frozen.
     for bound in (0.5, 1.0, 2.0, 4.0):
@@ -112,7 +106,7 @@ def cells():
 
     # Noise alone: the full batch of the paired lists, with noise in the gradients of some arrays.
     for ratio in (1.0, 3.0, 10.0, 30.0):
-        yield *FULL_BATCH, override(LAST, gradient_noise=ratio), *FREE
+        yield *FULL_BATCH, override(LAST_SCORES, gradient_noise=ratio), *FREE
     for pattern in ("blocks.0.attn.W_[QK]", "embed.*", "pos_embed.*", "unembed.*", ALL):
         yield *FULL_BATCH, override(pattern, gradient_noise=10.0), *FREE
     yield (

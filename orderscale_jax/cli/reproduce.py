@@ -108,11 +108,11 @@ def comparison(results: Mapping[str, Results], published: Mapping[str, Results])
     beside = {"two_layer": results[AS_PUBLISHED]}
     numbers = [f"{name}\n{report.number_text(ours[name], beside.get(name))}" for name in LAYERS]
     claims = report.judge_claims(ours, published)
-    others = [claim for claim in report.judge_claims(beside) if claim.model in beside]
+    others = {(claim.model, claim.statement): claim.verdict for claim in report.judge_claims(beside)}
     differ = [
-        f"  {claim.statement}: {claim.verdict}, as published: {other.verdict}"
-        for claim, other in zip(claims, others, strict=False)
-        if claim.verdict != other.verdict
+        f"  {claim.statement}: {claim.verdict}, as published: {other}"
+        for claim in claims
+        if (other := others.get((claim.model, claim.statement), claim.verdict)) != claim.verdict
     ]
     same = "Both recipes of two layers get the same verdict on every claim."
     recipes = "\n".join(["The two recipes of two layers get other verdicts on:", *differ]) if differ else same

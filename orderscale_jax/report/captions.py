@@ -32,8 +32,8 @@ def headline(results: Results) -> str:
     text = f"{text}, measured on {_lists(results)}."
     if seen := results["train"]:
         text += (
-            f" Of the training lists it writes {percent(seen['accuracy'])} of the digits and "
-            f"{percent(seen['sequence_accuracy'])} entirely right."
+            f" Of the training lists it writes {percent(seen['accuracy'])} of the digits right, and "
+            f"{percent(seen['sequence_accuracy'])} of them entirely."
         )
     if results["validation_lists_seen"]:
         text += (
@@ -48,7 +48,7 @@ def description(results: Results) -> str:
     config, variant = results["config"], results["variant"]
     parts = [
         f"A transformer of {count(config['n_layers'], 'layer')} and {count(config['n_heads'], 'head')}, "
-        f"{config['d_model']} wide, with {results['parameters']['trainable']:,} trained parameters."
+        f"{config['d_model']} wide, with {results['parameters']['trainable']:,} trainable parameters."
     ]
     extras = {
         "LayerNorm": config["use_ln"],

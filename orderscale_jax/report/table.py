@@ -235,7 +235,7 @@ def _groups(n: int) -> dict[str, list[tuple[str, str, Callable[[Any], str]]]]:
             ("outputs right, of the training lists", "train.accuracy", percent),
             ("training lists entirely right", "train.sequence_accuracy", percent),
             ("loss, nats", "val.loss", _plain),
-            ("trained parameters", "parameters.trainable", _count),
+            ("trainable parameters", "parameters.trainable", _count),
         ],
         "With patterns replaced and edges cut": interventions,
         **moderation,

@@ -75,8 +75,8 @@ def overridden(setup: Setup) -> Mapping[str, Mapping[str, int]]:
     return found
 
 
-def is_frozen(setup: Setup, name: str) -> bool:
-    """Whether the array `name` has learning rate 0, so that it needs no gradient."""
+def untrained(setup: Setup, name: str) -> bool:
+    """Whether the array `name` has learning rate 0, so that it needs no gradient (it may still decay)."""
     place = overridden(setup)[name].get("learning_rate")
     return place is not None and setup.train.overrides[place][2] == 0
 

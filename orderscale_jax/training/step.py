@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from orderscale_jax.config import Setup, TrainConfig
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import array_names, bind, metrics, scales
-from orderscale_jax.training.hyper import Hyper, hyper_of, is_frozen, of_array, overridden
+from orderscale_jax.training.hyper import Hyper, hyper_of, of_array, overridden, untrained
 
 CLIP_EPSILON = 1e-6  # added to the norm, as PyTorch's clip_grad_norm_ does
 
@@ -39,7 +40,7 @@ def _adamw(setup: Setup, hyper: Hyper, name: str) -> list[optax.GradientTransfor
     """The parts of AdamW for the array `name`; those of a frozen one only decay."""
     value = functools.partial(of_array, setup, hyper, name)
     decay = optax.add_decayed_weights(value("weight_decay"))
-    if is_frozen(setup, name):
+    if untrained(setup, name):
         return [decay, _rate(setup, hyper.learning_rate, value)]
     adam = optax.scale_by_adam(b2=value("beta2", 0.999), eps=value("epsilon"))
     return [adam, decay, _rate(setup, value("learning_rate"), value)]
@@ -108,24 +109,24 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def score_rule(setup: Setup, hyper: Hyper, step, penalties: list | None = None) -> scales.ScoreRule | None:
-    """What `TrainConfig.scores` does at `step`; the penalty of each choice is appended to `penalties`."""
+def score_rule(setup: Setup, hyper: Hyper, step, squares: list | None = None) -> scales.ScoreRule | None:
+    """What `TrainConfig.scores` does at `step`; the mean square of each score that is penalised goes to
+    `squares`."""
     kind, c, until = setup.train.scores, hyper.scores_value, setup.train.scores_until
     if kind == "free":
         return None
 
     def rule(scores):
+        if kind == "penalized":
+            if squares is not None:
+                squares.extend(jnp.mean(score**2) for score in scores)
+            return scores
         if kind == "bounded":
             changed = [c * jnp.tanh(score / c) for score in scores]
         elif kind == "divided":
             changed = [score / c for score in scores]
-        elif kind == "shifted":
-            changed = [scores[0] + c, *scores[1:]]
         else:
-            squares = sum(jnp.mean(score**2) for score in scores) / len(scores)
-            if penalties is not None:
-                penalties.append(c * (squares if until is None else jnp.where(step < until, squares, 0.0)))
-            return scores
+            changed = [scores[0] + c, *scores[1:]]
         if until is None:
             return changed
         return [jnp.where(step < until, new, old) for new, old in zip(changed, scores, strict=True)]
@@ -134,12 +135,17 @@ def score_rule(setup: Setup, hyper: Hyper, step, penalties: list | None = None) 
 
 
 def loss(setup: Setup, hyper: Hyper, params, lists, step):
-    """Mean cross-entropy of lists [B, n], by whichever form of the model is faster, and penalties."""
-    model, penalties = bind(setup.model, params), []
-    if scales.is_faster(setup.model):
-        value = scales.loss(model, lists, score_rule(setup, hyper, step, penalties))
-        return value + sum(penalties) / len(penalties) if penalties else value
-    return metrics.cross_entropy(model(lists), lists)
+    """Mean cross-entropy of lists [B, n] in the faster form of the model, and the penalty on scores."""
+    model, squares = bind(setup.model, params), []
+    if not scales.is_faster(setup.model):
+        if setup.train.scores != "free":
+            raise UserError(f"train.scores={setup.train.scores!r} needs the scale form of the model")
+        return metrics.cross_entropy(model(lists), lists)
+    value = scales.loss(model, lists, score_rule(setup, hyper, step, squares))
+    if not squares:
+        return value
+    penalty, until = hyper.scores_value * (sum(squares) / len(squares)), setup.train.scores_until
+    return value + (penalty if until is None else jnp.where(step < until, penalty, 0.0))
 
 
 def train_step(
@@ -151,7 +157,7 @@ def train_step(
     have no gradient: it counts as zero.
     """
     arrays, structure = jax.tree.flatten(params)
-    trained = [i for i, name in enumerate(array_names(setup.model)) if not is_frozen(setup, name)]
+    trained = [i for i, name in enumerate(array_names(setup.model)) if not untrained(setup, name)]
 
     def fill(others, some):
         """The tree of all arrays, `some` being the trained ones."""

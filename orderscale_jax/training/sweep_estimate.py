@@ -19,7 +19,9 @@ import numpy as np
 
 from orderscale_jax.config import Setup
 from orderscale_jax.model import ModelConfig, init_params, scales
+from orderscale_jax.task import N_SAMPLED_VALIDATION
 from orderscale_jax.training.hyper import hyper_of
+from orderscale_jax.training.run import MOST_TRAINING_LISTS
 from orderscale_jax.training.step import optimizer, train_step
 
 MEASURED_RUNS = 64  # on each device that advances runs together
@@ -45,6 +47,17 @@ def work(setup: Setup) -> float:
     passes = 2 * model.n_positions * (1 + 4 * model.layer_norm + model.bias)
     per_position = model.d_model * (model.d_model * matrices + passes)
     return setup.train.batch_size * (positions * per_position + readout)
+
+
+def validation_work(setup: Setup) -> float:
+    """What validations cost beside training: lists scored over lists trained on, a forward pass being about
+    a third of a step."""
+    n_lists = setup.task.n_lists
+    n_train = min(round(setup.task.train_fraction * n_lists), MOST_TRAINING_LISTS)
+    scored = n_train + (1 - setup.task.train_fraction) * n_lists
+    if not setup.task.is_exhaustive:
+        scored = N_SAMPLED_VALIDATION
+    return scored / (3 * setup.train.eval_every * setup.train.batch_size)
 
 
 def _shapes(model: ModelConfig):
@@ -80,6 +93,7 @@ class Speed:
         """For runs that go on to `max_steps`, compilation included."""
         amounts, seconds = zip(*self.points[scales.is_faster(setup.model)], strict=True)
         step = np.interp(work(setup), amounts, seconds)
+        step *= 1 + validation_work(setup)
         return self.compile_seconds + n_runs * setup.train.max_steps * float(step)
 
 

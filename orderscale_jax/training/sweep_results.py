@@ -205,7 +205,7 @@ class Summary:
 
 
 def compare_survival(a: Summary, b: Summary) -> float:
-    """p of the log-rank test that the runs of two cells have their transitions at the same rate.
+    """The p-value of the log-rank test of whether the runs of two cells have transitions at the same rate.
 
     It is 1 where nothing could be told: no run has a transition, or all that could have do at once.
 
