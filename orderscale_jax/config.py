@@ -11,7 +11,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from orderscale_jax.errors import UserError
-from orderscale_jax.model import ModelConfig
+from orderscale_jax.model import ModelConfig, matching_arrays
 from orderscale_jax.options import check_types, check_values, meanings
 from orderscale_jax.task import TaskConfig
 
@@ -48,15 +48,15 @@ class TrainConfig:
       learning_rate: of AdamW (betas 0.9 and 0.999).
       weight_decay: decoupled, on every trained array.
       epsilon: of Adam, added to the root of the second moment.
-      overrides: other values for some arrays, as (pattern, field, value); on the command line
-        `PATTERN FIELD VALUE` with semicolons between. The pattern is a regular expression for whole
-        array names, `blocks.1.attn.W_[QK]` or, from the end, `blocks.-1.attn.W_[QK]` (with ten layers and
-        more, `blocks.1.*` names block 10 too); of two for the same array and field the later one counts.
-        The field is learning_rate (0 leaves the array as it was
-        drawn but for its weight decay, which then goes on at train.learning_rate, and computes no
-        gradient for it), weight_decay, epsilon, beta2, gradient_noise, initial_scale (a factor on what
-        is drawn), first_step or last_step (the array is trained from the one on and before the other;
-        outside it stays as it is, while Adam's moments follow its gradient).
+      overrides: other values for some arrays, as (pattern, field, value), see `config.as_drawn`; on the
+        command line `PATTERN FIELD VALUE` with semicolons between, in place of all those of the
+        configuration. The pattern is a regular expression for whole array names, `blocks.1.attn.W_[QK]` or,
+        from the end, `blocks.-1.attn.W_[QK]` (with ten layers and more, `blocks.1.*` names block 10 too);
+        of two for the same array and field the later one counts. The field is learning_rate (0 leaves the
+        array as it was drawn but for its weight decay, which then goes on at train.learning_rate, and
+        computes no gradient for it), weight_decay, epsilon, beta2, gradient_noise, initial_scale (a factor
+        on what is drawn), first_step or last_step (the array is trained from the one on and before the
+        other; outside it stays as it is, while Adam's moments follow its gradient).
       scores: what becomes of the scores of the last layer's outputs that choose between several keys,
         while training and in its validations: `free`, nothing; `bounded`, c tanh(s / c); `divided`, s / c;
         `penalized`, the training loss gets c times their mean square; `shifted`, c is added to those of
@@ -313,6 +313,15 @@ def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
             "task and model groups into one of default_config()"
         )
     return _build(TrainConfig, "train", config.train)
+
+
+def untrained_arrays(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The arrays that training leaves as they are drawn, but for their weight decay."""
+    if "train" not in config:
+        return ()
+    model, overrides = model_config(config), train_config(config).overrides
+    rates = {n: value for p, f, value in overrides if f == "learning_rate" for n in matching_arrays(model, p)}
+    return tuple(name for name, rate in rates.items() if rate == 0)
 
 
 def validation_lists_seen(config: ml_collections.ConfigDict) -> bool | None:

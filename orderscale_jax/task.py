@@ -32,7 +32,8 @@ class TaskConfig:
       split_seed: seed of the permutation that splits; 0 is the published split.
       split: `published` permutes lists. The others permute sets of digits, of which a list is one order:
         `paired` puts all orders of a set on the same side, so that every order of a list that trains
-        trains too; `one_order` trains one order of a set at most.
+        trains too; `one_order` trains one order of a set at most (give a
+        task.train_fraction below 1 / n!).
       paired_share: with `paired`, the share of the training lists that come as whole sets, in all their
         orders; of other sets one order trains, which of a list of equal digits is all there is.
     """

@@ -30,6 +30,7 @@ def cells():
         yield batches, "cosine", 1e-3, 0.1, 512, 64, recipe
     yield "sampled", "cosine", 3e-3, 0.01, 512, 64, recipe
     yield "sampled", "cosine", 1e-3, 0.01, 2048, 64, recipe
+    yield "reshuffle", "constant", 1e-3, 0.01, 2048, 64, recipe
     yield "reshuffle", "cosine", 1e-3, 0.01, 512, 32, recipe
     yield "reshuffle", "cosine", 1e-3, 0.01, 512, 64, ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 from flax import nnx
 
@@ -51,15 +52,20 @@ class ParameterOverview(Printable):
         return columns([*rows, total])
 
 
-def parameter_overview(model: ListTransformer) -> ParameterOverview:
-    """Names (as published), shapes and counts; frozen W_V and W_O are listed though they are not stored."""
+def parameter_overview(model: ListTransformer, untrained: Collection[str] = ()) -> ParameterOverview:
+    """Names (as published), shapes and counts; frozen W_V and W_O are listed though they are not stored.
+
+    `untrained` names arrays that the training left as they were drawn (`config.untrained_arrays`).
+    """
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    trained = [Parameter(".".join(map(str, path)), x.shape, True) for path, x in state]
+    named = [(".".join(map(str, path)), x.shape) for path, x in state]
+    learned = [Parameter(name, shape, name not in untrained) for name, shape in named]
+    learned.sort(key=lambda parameter: not parameter.trainable)
     W_V, W_O = frozen_projections(model.config)
     frozen = [
         Parameter(f"blocks.{layer}.attn.{name}", array.shape, False)
         for layer in range(model.config.n_layers)
-        for name, array, learned in (("W_V", W_V, model.config.learn_wv), ("W_O", W_O, model.config.learn_wo))
-        if not learned
+        for name, array, is_on in (("W_V", W_V, model.config.learn_wv), ("W_O", W_O, model.config.learn_wo))
+        if not is_on
     ]
-    return ParameterOverview((*trained, *frozen))
+    return ParameterOverview((*learned, *frozen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
@@ -82,8 +83,16 @@ class Study(Printable):
         return "\n\n".join(f"[{name}]\n{part.table()}" for name, part in parts.items())
 
 
-def study_model(model: ListTransformer, lists: np.ndarray, training_lists: np.ndarray | None = None) -> Study:
+def study_model(
+    model: ListTransformer,
+    lists: np.ndarray,
+    training_lists: np.ndarray | None = None,
+    *,
+    untrained: Collection[str] = (),
+) -> Study:
     """Runs over `lists` [B, n] whatever applies to `model`; over `training_lists` only its accuracy.
+
+    `untrained` names arrays that the training left as they were drawn (`config.untrained_arrays`).
 
     Raises:
       UserError: no lists, or lists that do not fit the model.
@@ -102,7 +111,7 @@ def study_model(model: ListTransformer, lists: np.ndarray, training_lists: np.nd
     return Study(
         observation=seen,
         training=None if training_lists is None else accuracy_on(model, training_lists),
-        parameters=parameter_overview(model),
+        parameters=parameter_overview(model, untrained),
         ablations={mode: ablate_edges(model, seen.lists, mode) for mode in MODES},
         attention=attention_statistics(seen),
         lens=logit_lens(seen),

@@ -14,7 +14,7 @@ from orderscale_jax import report
 from orderscale_jax.analysis import study_model
 from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, pretrained_names
 from orderscale_jax.cli import arguments, machine
-from orderscale_jax.config import task_config, validation_lists_seen
+from orderscale_jax.config import task_config, untrained_arrays, validation_lists_seen
 from orderscale_jax.errors import UserError
 from orderscale_jax.task import make_split
 
@@ -41,7 +41,7 @@ def main():
     if wanted is not None and wanted > there_are:
         raise UserError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")
     with machine.output_directory(output) as directory:
-        found = study_model(model, split.validation[:wanted], split.train)
+        found = study_model(model, split.validation[:wanted], split.train, untrained=untrained_arrays(config))
         results = report.write_report(
             directory,
             found,

@@ -22,7 +22,7 @@ from orderscale_jax.analysis import study_model, tabulate
 from orderscale_jax.checkpoint import load_checkpoint
 from orderscale_jax.cli import arguments, machine
 from orderscale_jax.cli.configuration import load
-from orderscale_jax.config import task_config, validation_lists_seen
+from orderscale_jax.config import task_config, untrained_arrays, validation_lists_seen
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count
 from orderscale_jax.task import make_split
@@ -83,7 +83,7 @@ def reproduce(
         )
         model, _ = load_checkpoint(training / "checkpoint")
         split = make_split(task_config(config))
-        found = study_model(model, split.validation, split.train)
+        found = study_model(model, split.validation, split.train, untrained=untrained_arrays(config))
         history = report.read_history(training / "checkpoint")
         results[name] = report.write_report(
             output / name,
