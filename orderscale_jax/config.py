@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from typing import Any
 
 import ml_collections
@@ -30,6 +28,7 @@ OVERRIDES = (  # what can be set for some arrays
 )
 STATIC_OVERRIDES = ("beta2",)  # optax computes with it in double precision, so it belongs to the program
 LAST_SCORES = "blocks.-1.attn.W_[QK]"  # the arrays behind the scores of the last layer
+FLOAT32_MAX = 3.4e38
 TRANSITION_ACCURACY = 0.75  # a two-layer run stays near 0.50 or breaks through to 0.9; this is between
 
 
@@ -152,7 +151,8 @@ def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
         if not isinstance(entry, tuple | list) or len(entry) != 3:
             raise UserError(f"train.overrides holds (pattern, field, value), got {entry!r}")
         pattern, field, value = entry
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)  # what JSON can hold
+        number = number and abs(value) <= FLOAT32_MAX  # neither infinite nor NaN
         is_word = isinstance(pattern, str) and pattern and not set(pattern) & set("; \t\n")
         if not is_word or field not in OVERRIDES or not number:
             raise UserError(

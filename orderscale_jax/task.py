@@ -113,6 +113,10 @@ def make_split(config: TaskConfig) -> Split:
     else:
         chosen = _choose_by_sets(config, _spell(config, pool), n_train)
         train, validation = pool[chosen], pool[~chosen]
+        if not len(train):
+            raise UserError(
+                f"no whole set of digits fits {n_train} training lists: give a larger task.train_fraction"
+            )
     if config.duplicates == "train_only":
         train = np.concatenate([train, duplicates])
     return Split(_spell(config, train), _spell(config, validation))

@@ -370,6 +370,8 @@ def test_patterns_that_name_nothing(pattern, said):
         ((("embed.W_E", "epsilon", None),), "and a number; got .*None"),
         ((("embed.W_E", "epsilon", float("nan")),), "and a number; got .*nan"),
         ((("embed.W_E", "learning_rate", float("inf")),), "and a number; got .*inf"),
+        ((("embed.W_E", "learning_rate", np.float32(0)),), "and a number; got "),  # JSON cannot hold it
+        ((("embed.W_E", "learning_rate", 10**400),), "and a number; got "),
         ((("embed.W_E", "learning_rate", -1e-3),), "gives learning_rate the value -0.001, which it cannot"),
         ((("embed.W_E", "first_step", -1),), "gives first_step the value -1"),
         ((("embed.W_E", "last_step", 5.5),), "gives last_step the value 5.5"),
@@ -390,7 +392,7 @@ def test_overrides_come_back_from_json_as_they_were():
     as_lists = [list(override) for override in as_drawn(LAST_SCORES)]
     assert TrainConfig(overrides=as_lists) == TrainConfig(overrides=as_drawn(LAST_SCORES))
     assert TrainConfig(overrides=as_lists).overrides == as_drawn(LAST_SCORES)
-    numbers = TrainConfig(overrides=[[".*", "first_step", np.int64(3)]]).overrides
+    numbers = TrainConfig(overrides=[[".*", "first_step", 3]]).overrides
     assert numbers == ((".*", "first_step", 3.0),) and type(numbers[0][2]) is float
     hash(TrainConfig(overrides=as_lists))  # it names a program
 

@@ -254,3 +254,9 @@ def test_lists_that_fit():
     checked = check_lists([[0, 9]], list_len=2, n_digits=10)
     assert checked.dtype == np.int32 and checked.tolist() == [[0, 9]]
     assert check_lists(np.zeros((0, 2), int), 2, 10).shape == (0, 2)
+
+
+def test_a_training_set_into_which_no_set_of_digits_fits_is_refused():
+    config = TaskConfig(n_digits=4, split="paired", duplicates="none", train_fraction=0.1)
+    with pytest.raises(ValueError, match="no whole set of digits fits 1 training lists"):
+        make_split(config)
