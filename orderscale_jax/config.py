@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig, matching_arrays
-from orderscale_jax.options import check_types, check_values, meanings
+from orderscale_jax.options import check_types, check_values, is_float32, meanings
 from orderscale_jax.task import TaskConfig
 
 BATCHES = ("reshuffle", "replay", "resample", "mirrored", "sampled")
@@ -28,7 +28,6 @@ OVERRIDES = (  # what can be set for some arrays
 )
 STATIC_OVERRIDES = ("beta2",)  # optax computes with it in double precision, so it belongs to the program
 LAST_SCORES = "blocks.-1.attn.W_[QK]"  # the arrays behind the scores of the last layer
-FLOAT32_MAX = 3.4e38
 TRANSITION_ACCURACY = 0.75  # a two-layer run stays near 0.50 or breaks through to 0.9; this is between
 
 
@@ -134,8 +133,10 @@ class TrainConfig:
                 f"train.scores={self.scores!r} needs a train.scores_value that is not zero"
                 f"{' or negative' * (self.scores != 'shifted')}, got {self.scores_value}"
             )
-        if self.scores_until is not None and self.scores_until < 1:
-            raise UserError(f"train.scores_until must be at least 1 or None, got {self.scores_until}")
+        if self.scores_until is not None and not 1 <= self.scores_until < 2**31:
+            raise UserError(
+                f"train.scores_until must be at least 1 or None, and below 2^31; got {self.scores_until}"
+            )
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise UserError(f"train.max_grad_norm must be positive or None, got {self.max_grad_norm}")
         if not self.gradient_noise >= 0:
@@ -152,7 +153,7 @@ def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
             raise UserError(f"train.overrides holds (pattern, field, value), got {entry!r}")
         pattern, field, value = entry
         number = isinstance(value, int | float) and not isinstance(value, bool)  # what JSON can hold
-        number = number and abs(value) <= FLOAT32_MAX  # neither infinite nor NaN
+        number = number and is_float32(value)
         is_word = isinstance(pattern, str) and pattern and not set(pattern) & set("; \t\n")
         if not is_word or field not in OVERRIDES or not number:
             raise UserError(

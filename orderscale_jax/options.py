@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import numbers
 import re
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from orderscale_jax.errors import UserError
 
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of a normal float32
 _KINDS = {  # annotation without `| None`: (what it is called, what fits)
     "int": ("a whole number", numbers.Integral),
     "float": ("a number", numbers.Real),
@@ -35,8 +35,13 @@ def check_types(options: Any, group: str):
             )
         if isinstance(value, np.generic):  # whose arithmetic overflows
             object.__setattr__(options, field.name, value.item())
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{group}.{field.name} must be a finite number, got {value!r}")
+        if isinstance(value, float) and not is_float32(value):
+            raise UserError(f"{group}.{field.name} must be a finite number of 32 bits, got {value!r}")
+
+
+def is_float32(value: float) -> bool:
+    """Whether a number is finite as a float32, and not zero there unless it is zero."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
 
 
 def check_values(options: Any, group: str, least: dict[str, int], choices: dict[str, tuple[str, ...]]):

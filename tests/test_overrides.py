@@ -339,8 +339,23 @@ def test_a_pattern_is_for_whole_names():
 
 
 @pytest.mark.parametrize(
+    ("pattern", "n_arrays"),
+    [
+        ("(?!blocks.-1).*", 5),
+        (r"(?!blocks\.-1\.).*", 5),
+        ("(?!blocks.1).*", 5),
+        ("blocks.[^0].*", 2),
+        (".*", 7),
+    ],
+)
+def test_what_a_pattern_excludes_is_not_found_under_its_other_name(pattern, n_arrays):
+    assert len(matching_arrays(ModelConfig(d_model=8, n_digits=5), pattern)) == n_arrays
+
+
+@pytest.mark.parametrize(
     ("pattern", "said"),
     [
+        ("a{99999999999999999999}", "is not a regular expression"),
         ("blocks.2.attn.W_Q", r"'blocks.2.attn.W_Q' names no array of this model; there are blocks\.0"),
         ("W_E", "'W_E' names no array of this model; .*embed.W_E, pos_embed.W_pos, unembed.W_U"),
         ("blocks.[", r"'blocks\.\[' is not a regular expression: "),
@@ -372,6 +387,8 @@ def test_patterns_that_name_nothing(pattern, said):
         ((("embed.W_E", "learning_rate", float("inf")),), "and a number; got .*inf"),
         ((("embed.W_E", "learning_rate", np.float32(0)),), "and a number; got "),  # JSON cannot hold it
         ((("embed.W_E", "learning_rate", 10**400),), "and a number; got "),
+        ((("embed.W_E", "learning_rate", 1e39),), "and a number; got "),  # infinite as a float32
+        ((("embed.W_E", "epsilon", 1e-50),), "and a number; got "),  # zero as a float32
         ((("embed.W_E", "learning_rate", -1e-3),), "gives learning_rate the value -0.001, which it cannot"),
         ((("embed.W_E", "first_step", -1),), "gives first_step the value -1"),
         ((("embed.W_E", "last_step", 5.5),), "gives last_step the value 5.5"),

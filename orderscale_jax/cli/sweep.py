@@ -114,7 +114,8 @@ def duration(seconds: float) -> str:
 def sentence(summary: Summary) -> str:
     """A cell's outcome in one line."""
     low, high = summary.interval
-    name = ", ".join(f"{field} {value}" for field, value in summary.values.items()) or "all runs"
+    said = (f"{field} {'none' if value in ('', None) else value}" for field, value in summary.values.items())
+    name = ", ".join(said) or "all runs"
     text = (
         f"{name}: {summary.successes}/{summary.n_runs} at {summary.threshold:g} or above "
         f"(95 % interval {low:.2f} to {high:.2f}), {summary.transitions} with a transition"

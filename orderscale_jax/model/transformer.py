@@ -276,7 +276,7 @@ def array_names(config: ModelConfig) -> tuple[str, ...]:
 def matching_arrays(config: ModelConfig, pattern: str) -> tuple[str, ...]:
     """The arrays whose whole name matches the regular expression `pattern`.
 
-    Layers can be counted from the end too: `blocks.-1.attn.W_Q` is that of the last layer.
+    A pattern with `blocks.-` counts layers from the end: `blocks.-1.attn.W_Q` is that of the last one.
 
     Raises:
       UserError: the pattern is none, or there is no such array.
@@ -284,13 +284,14 @@ def matching_arrays(config: ModelConfig, pattern: str) -> tuple[str, ...]:
     names = array_names(config)
     try:
         expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{pattern!r} is not a regular expression: {error}") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(f"{pattern[:80]!r} is not a regular expression: {error}") from None
 
     def from_the_end(name):
         return re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) - config.n_layers}", name)
 
-    found = tuple(n for n in names if expression.fullmatch(n) or expression.fullmatch(from_the_end(n)))
+    backwards = "blocks.-" in pattern.replace("\\", "")
+    found = tuple(n for n in names if expression.fullmatch(from_the_end(n) if backwards else n))
     if not found:
         raise UserError(f"the pattern {pattern!r} names no array of this model; there are {', '.join(names)}")
     return found
