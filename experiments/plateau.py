@@ -9,9 +9,7 @@ of an hour on 2 CPU cores.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import sys
 from pathlib import Path
 
@@ -92,11 +90,7 @@ def main():
                 seen = watch(split, batches, size, overrides, seed)
                 rows += [{"kind": kind, "seed": seed, **row} for row in seen]
                 bar.update()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(output, text.getvalue())
+    files.write_csv(output, COLUMNS, rows)
     print(f"{len(rows)} rows: {output}")
 
 

@@ -9,9 +9,7 @@ transplant.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import sys
 from pathlib import Path
 
@@ -82,11 +80,7 @@ def main():
                         }
                     )
                 bar.update()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: list(KINDS).index(row["kind"])))
-    files.write_text(output, text.getvalue())
+    files.write_csv(output, COLUMNS, sorted(rows, key=lambda row: list(KINDS).index(row["kind"])))
     print(f"{len(rows)} runs: {output}")
 
 

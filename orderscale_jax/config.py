@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from orderscale_jax.errors import UserError
-from orderscale_jax.model import ModelConfig, matching_arrays
+from orderscale_jax.model import ModelConfig, array_names, matching_arrays
 from orderscale_jax.options import check_types, check_values, is_float32, meanings
 from orderscale_jax.task import TaskConfig
 
@@ -316,12 +318,29 @@ def train_config(config: ml_collections.ConfigDict) -> TrainConfig:
     return _build(TrainConfig, "train", config.train)
 
 
+@functools.lru_cache(maxsize=64)
+def overridden(
+    model: ModelConfig, overrides: tuple[tuple[str, str, float], ...]
+) -> Mapping[str, Mapping[str, int]]:
+    """By array and field, the number of the override that holds: the last one that names both.
+
+    Raises:
+      UserError: a pattern names no array of this model.
+    """
+    found: dict[str, dict[str, int]] = {name: {} for name in array_names(model)}
+    for number, (pattern, field, _) in enumerate(overrides):
+        for name in matching_arrays(model, pattern):
+            found[name][field] = number
+    return found
+
+
 def untrained_arrays(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The arrays that training leaves as they are drawn, but for their weight decay."""
     if "train" not in config:
         return ()
-    model, overrides = model_config(config), train_config(config).overrides
-    rates = {n: value for p, f, value in overrides if f == "learning_rate" for n in matching_arrays(model, p)}
+    overrides = train_config(config).overrides
+    places = overridden(model_config(config), overrides)
+    rates = {name: overrides[of["learning_rate"]][2] for name, of in places.items() if "learning_rate" in of}
     return tuple(name for name, rate in rates.items() if rate == 0)
 
 

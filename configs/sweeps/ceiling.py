@@ -32,6 +32,10 @@ def cells():
     yield "sampled", "cosine", 1e-3, 0.01, 2048, 64, recipe
     yield "reshuffle", "constant", 1e-3, 0.01, 2048, 64, recipe
     yield "reshuffle", "cosine", 1e-3, 0.01, 512, 32, recipe
+    yield "reshuffle", "cosine", 1e-3, 0.01, 512, 8, recipe
+    yield "reshuffle", "cosine", 1e-3, 0.01, 512, 128, recipe
+    for batches in ("sampled", "reshuffle"):
+        yield batches, "cosine", 1e-3, 0.01, 512, 64, as_drawn("blocks.*")
     yield "reshuffle", "cosine", 1e-3, 0.01, 512, 64, ()
 
 

@@ -2,7 +2,7 @@
 
     orderscale sweep --config=sweeps/length_recipe --workdir=runs/length_recipe
 
-Lists drawn afresh in batches of 512, at most 20,000 steps: half an hour on 2 CPU cores. Of each shape of the
+Lists drawn afresh in batches of 512, at most 20,000 steps: an hour on 2 CPU cores. Of each shape of the
 authors' grid the scores of all layers train, or those of all but the last, or those of none.
 """
 
@@ -10,7 +10,7 @@ from orderscale_jax.config import LAST_SCORES, as_drawn, table_config
 from orderscale_jax.training.sweep import sweep_config
 
 FIELDS = "task.list_len", "model.n_layers", "train.overrides"
-SHAPES = (3, 3), (3, 2), (2, 4), (2, 6)  # digits, layers
+SHAPES = (3, 3), (3, 2), (2, 4), (2, 6), (2, 8), (2, 10), (3, 4)  # digits, layers
 NONE_TRAINED = as_drawn("blocks.*")
 LAST_TWO = as_drawn("blocks.-[12].attn.W_[QK]")
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from orderscale_jax.config import Setup, check_config, model_config, task_config, train_config
+from orderscale_jax.config import Setup, check_config, model_config, overridden, task_config, train_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.files import plain
-from orderscale_jax.model import ModelConfig, matching_arrays, scales
+from orderscale_jax.model import ModelConfig, scales
 from orderscale_jax.task import Split, TaskConfig, make_split
 from orderscale_jax.training.devices import CompiledTraining, memory, place, try_runs_again
 from orderscale_jax.training.run import Run, attempts_left
@@ -43,8 +43,7 @@ def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
     """
     check_config(config)
     setup = Setup(model_config(config), task_config(config), train_config(config))
-    for pattern, _, _ in setup.train.overrides:
-        matching_arrays(setup.model, pattern)
+    overridden(setup.model, setup.train.overrides)  # for its check
     if setup.train.scores != "free" and not _has_choice(setup.model):
         raise UserError(
             f"train.scores={setup.train.scores!r} is for plain models of two layers and more, in which an "

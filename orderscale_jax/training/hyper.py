@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from orderscale_jax.config import STATIC_OVERRIDES, Setup, TrainConfig
-from orderscale_jax.model import array_names, matching_arrays
+from orderscale_jax.config import STATIC_OVERRIDES, Setup, TrainConfig, overridden
+from orderscale_jax.model import array_names
 
 SHARED = ("learning_rate", "weight_decay", "epsilon")  # of every array that no override names
 
@@ -57,7 +56,7 @@ def neutral(train: TrainConfig) -> TrainConfig:
 
 def of_array(setup: Setup, hyper: Hyper, name: str, field: str, default: Any = None) -> Any:
     """The value of `field` for the array `name`: that of the override that holds, else the shared one."""
-    place = overridden(setup)[name].get(field)
+    place = overridden(setup.model, setup.train.overrides)[name].get(field)
     if place is None:
         return getattr(hyper, field) if field in SHARED else default
     if field in STATIC_OVERRIDES:
@@ -65,19 +64,9 @@ def of_array(setup: Setup, hyper: Hyper, name: str, field: str, default: Any = N
     return hyper.overrides[place]
 
 
-@functools.lru_cache(maxsize=64)
-def overridden(setup: Setup) -> Mapping[str, Mapping[str, int]]:
-    """By array and field, the number of the override that holds: the last one that names both."""
-    found: dict[str, dict[str, int]] = {name: {} for name in array_names(setup.model)}
-    for number, (pattern, field, _) in enumerate(setup.train.overrides):
-        for name in matching_arrays(setup.model, pattern):
-            found[name][field] = number
-    return found
-
-
 def untrained(setup: Setup, name: str) -> bool:
     """Whether the array `name` has learning rate 0, so that it needs no gradient (it may still decay)."""
-    place = overridden(setup)[name].get("learning_rate")
+    place = overridden(setup.model, setup.train.overrides)[name].get("learning_rate")
     return place is not None and setup.train.overrides[place][2] == 0
 
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from orderscale_jax.config import Setup, TrainConfig
+from orderscale_jax.config import Setup, TrainConfig, overridden
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import array_names, bind, metrics, scales
-from orderscale_jax.training.hyper import Hyper, hyper_of, of_array, overridden, untrained
+from orderscale_jax.training.hyper import Hyper, hyper_of, of_array, untrained
 
 CLIP_EPSILON = 1e-6  # added to the norm, as PyTorch's clip_grad_norm_ does
 
@@ -22,7 +22,8 @@ CLIP_EPSILON = 1e-6  # added to the norm, as PyTorch's clip_grad_norm_ does
 def optimizer(setup: Setup, hyper: Hyper) -> optax.GradientTransformation:
     """AdamW with decoupled decay, the schedule, the clipping and the overrides of a setup."""
     names = array_names(setup.model)
-    kinds = {name: tuple(sorted(overridden(setup)[name].items())) for name in names}
+    found = overridden(setup.model, setup.train.overrides)
+    kinds = {name: tuple(sorted(found[name].items())) for name in names}
     if not any(kinds.values()):
         transform = optax.chain(*_adamw(setup, hyper, names[0]))
     else:

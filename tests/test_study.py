@@ -1,0 +1,59 @@
+"""What is shipped of the study is what its configurations name, and what is said of it is drawn from it."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orderscale_jax.cli.configuration import load, shipped
+from orderscale_jax.training import sweep
+from orderscale_jax.training.sweep_results import read_results, summarize
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+SWEEPS = [path.stem for path in sorted(RESULTS.glob("*.csv")) if f"sweeps/{path.stem}" in shipped()]
+
+
+def test_there_are_rows_to_look_at():
+    assert {"why_stuck", "sure_recipe", "table4_recipe", "batch_recipe_small"} <= set(SWEEPS)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_rows_are_those_of_their_configuration(name):
+    jobs, rows = sweep.plan(load(f"sweeps/{name}")), read_results(RESULTS / f"{name}.csv")
+    assert [row["run"] for row in rows] == [job.name for job in jobs]
+
+
+def test_the_recipe_in_the_report_is_what_was_measured():
+    shape = ("list_len", "n_digits", "n_layers", "n_heads", "d_model")
+    shape += ("layer_norm", "bias", "learn_wv", "learn_wo")
+    cells = summarize(read_results(RESULTS / "table4_recipe.csv"), (*shape, "max_steps", "target_accuracy"))
+    lines = csv.DictReader((ROOT / "orderscale_jax" / "report" / "recipe_grid.csv").read_text().splitlines())
+    said = [{name: float(value) for name, value in line.items()} for line in lines]
+    assert len(said) == len(cells)
+    for line, cell in zip(said, cells, strict=True):
+        of = {"min": np.min, "median": np.median, "max": np.max}
+        measured = {f"accuracy_{name}": round(f(cell.accuracies), 4) for name, f in of.items()}
+        counts = {"runs": cell.n_runs, "runs_above_0_9": cell.successes}
+        expected = {name: float(value) for name, value in {**cell.values, **counts, **measured}.items()}
+        assert line == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_figures_of_the_write_up_are_drawn_from_the_rows(tmp_path):
+    command = [sys.executable, "-m", "experiments.why_stuck_figures", f"--output={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (ROOT / "docs" / "why_two_layers_get_stuck.md").read_text()
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn and all(f"]({name})" in text for name in drawn)
+    assert done.stdout.count("\n") > len(summarize(read_results(RESULTS / "why_stuck.csv")))
+
+
+@pytest.mark.parametrize("name", ["plateau", "transplant"])
+def test_its_scripts_say_what_they_do(name):
+    command = [sys.executable, "-m", f"experiments.{name}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "") and "--output=FILE" in done.stdout
