@@ -17,9 +17,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from orderscale_jax import figures
+from orderscale_jax import figures, load_pretrained, make_split
+from orderscale_jax.analysis import observe
 from orderscale_jax.cli import app, arguments
-from orderscale_jax.config import LAST_SCORES, as_drawn, overrides_text
+from orderscale_jax.config import LAST_SCORES, as_drawn, overrides_text, task_config
 from orderscale_jax.figures import cells, style
 from orderscale_jax.formatting import columns
 from orderscale_jax.training.sweep_results import (
@@ -48,6 +49,7 @@ FIELDS = (
 LISTS = {"paired": ("paired", 1.0, 0.8, "reshuffle", 128), "fresh": ("published", 1.0, 0.8, "sampled", 128)}
 FULL_BATCH = ("paired", 1.0, 0.8, "reshuffle", 720)
 FREE = "free", 0.0, None
+MOVING = 0.65  # best validation of a run that has left the plateau; those that are stuck stay below
 SETTLED = 400  # steps: a tenth of what the median run of the published recipe takes to its transition
 INSIDE = {  # kinds of runs that are shown from inside, with their colours
     "trained": style.VERMILLION,
@@ -92,8 +94,11 @@ def main():
     for name, figure in drawn.items():
         _, pdf = figures.save(figure, output / name)
         pdf.unlink()
-    print("Every cell of why_stuck.csv: runs with a transition, 95 % interval, median step of all runs")
+    print("Every cell of why_stuck.csv: past 0.75, 95 % interval, median step of all runs, past 0.65")
     print(columns([(cells.words(x.values), *counted(x)) for x in found.values()]))
+    print("\nThe same for 100,000 steps")
+    longer = summarize(read_results(RESULTS / "why_stuck_longer.csv"), FIELDS, 0.75)
+    print(columns([(cells.words(x.values), *counted(x)) for x in longer]))
     print("\nTransplants, with the median step of those that got through")
     print(columns(transplants(read_rows(RESULTS / "transplant.csv"))))
     names = [*MEASURES, "openness", "norm_QK", "rms_last_QK"]
@@ -102,6 +107,10 @@ def main():
     print(f"\nTransition step: {len(transitions)} of {len(rows)} runs of transition_step.csv have one")
     print("from the first steps, R2 of runs left out; from the settings, R2 of cells left out")
     print(columns([*early_predictions(seen), *cell_predictions(transitions)]))
+    print("\nErrors of the shipped two-layer model: lists, wrong o1, wrong o2, of these those that say d1;")
+    print("SEP's two scores less than 0.1 apart in lists with an error, in lists without;")
+    print("lists with an error where their reverse trains, and where it does not")
+    print(columns(shipped_errors()))
     for lists in LISTS.values():
         pair = [found[(*lists, text, *FREE)] for text in ("", AS_DRAWN)]
         print(f"log-rank, {cells.words(pair[0].values)}, against as drawn: p = {compare_survival(*pair):.1g}")
@@ -116,11 +125,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         ]
 
 
-def counted(cell: Summary) -> tuple[str, str, str]:
+def counted(cell: Summary) -> tuple[str, str, str, str]:
     low, high = wilson_interval(cell.transitions, cell.n_runs)
     median = cell.transition_quantile(0.5)
     step = f"{median:,.0f}" if median == median else "–"
-    return f"{cell.transitions}/{cell.n_runs}", f"{100 * low:.0f} to {100 * high:.0f} %", step
+    moving = sum(accuracy > MOVING for accuracy in cell.accuracies)
+    return f"{cell.transitions}/{cell.n_runs}", f"{100 * low:.0f} to {100 * high:.0f} %", step, f"{moving}"
 
 
 def survival(found: Cells) -> Figure:
@@ -234,6 +244,25 @@ def transplants(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         low, high = wilson_interval(len(through), len(steps))
         median = f"{np.median(through):,.0f}" if len(through) else "–"
         told.append((kind, f"{len(through)}/{len(steps)}", f"{100 * low:.0f} to {100 * high:.0f} %", median))
+    return told
+
+
+def shipped_errors() -> list[tuple[str, ...]]:
+    """Where the shipped model `two_layer` is wrong, on the lists it has not seen and on those it has."""
+    model, config = load_pretrained("two_layer")
+    split = make_split(task_config(config))
+    trains = {tuple(digits) for digits in split.train}
+    told = []
+    for name, lists in (("validation", split.validation), ("training", split.train)):
+        seen = observe(model, lists)
+        o1, o2 = ~seen.correct.T
+        wrong = o1 | o2
+        alike = np.abs(np.subtract(*seen.sep_scores[0, :, 0].T)) < 0.1
+        reverse = np.array([tuple(digits[::-1]) in trains for digits in lists])
+        d1 = int((seen.predictions[o2, 1] == lists[o2, 0]).sum())
+        counts = (len(lists), int(o1.sum()), int(o2.sum()), d1)
+        shares = (alike[wrong], alike[~wrong], wrong[reverse], wrong[~reverse])
+        told.append((name, *(f"{x:,}" for x in counts), *(f"{100 * x.mean():.0f} %" for x in shares)))
     return told
 
 

@@ -15,8 +15,9 @@ of a pair come equally often (`sampled` and `mirrored`: yes; a training share of
 pairs in one order only). The grid shows which recipes break through; it does not separate the two, since
 no cell holds both orders of every pair without any noise.
 
-Found: of `sampled` runs 0 of 48 break through, of `mirrored` ones 1 of 48 with small batches and 5 of 16
-with the full batch; on the training set as it is 14 to 16 of 16, of `replay` 10; with LayerNorm all do.
+Found: of `sampled` runs 0 of 48 break through, of `mirrored` ones 1 of 48 in batches of 128 to 512 and
+5 of 16 in batches of 720; on the training set as it is 14 to 16 of 16, of `replay` and of `resample` with a
+share of 0.95 10; with LayerNorm all do.
 """
 
 from orderscale_jax.config import default_config
