@@ -92,8 +92,7 @@ def main():
         "why_prediction": prediction(transitions),
     }
     for name, figure in drawn.items():
-        _, pdf = figures.save(figure, output / name)
-        pdf.unlink()
+        figures.save(figure, output / name, formats=("png",))
     print("Every cell of why_stuck.csv: past 0.75, 95 % interval, median step of all runs, past 0.65")
     print(columns([(cells.words(x.values), *counted(x)) for x in found.values()]))
     print("\nThe same for 100,000 steps")

@@ -28,6 +28,8 @@ from orderscale_jax import analysis, convert, figures, report
 from orderscale_jax.cli import configuration, machine, main
 from orderscale_jax.training import sweep, sweep_estimate, workdir
 
+figures.style.STYLE["pdf.fonttype"] = 3  # to embed fonts whole takes half a second a figure
+
 for line in sys.stdin:
     arguments, code = json.loads(line)
     child = os.fork()

@@ -415,11 +415,18 @@ def test_save_writes_both_files_the_same_each_time(tmp_path):
     figures.save(figure, tmp_path / "new" / "flow_0.5")
     assert (png.read_bytes(), pdf.read_bytes()) == before
     assert len(list((tmp_path / "new").iterdir())) == 2
+    (png,) = figures.save(figure, tmp_path / "alone", formats=("png",))
+    assert png.read_bytes() == before[0] and not (tmp_path / "alone.pdf").exists()
+    for formats in ("png", ("png", "jpg")):
+        with pytest.raises(UserError, match="formats are some of"):
+            figures.save(figure, tmp_path / "none", formats=formats)
+    assert not list(tmp_path.glob("none*"))
 
 
 def test_pyplot_and_global_settings_are_left_alone():
     program = """
 import sys, matplotlib
+from orderscale_jax.errors import UserError
 from orderscale_jax.figures.style import STYLE
 before = [matplotlib.rcParams[name] for name in STYLE]  # not all: asking for the backend loads pyplot
 from tests.test_figures import figures, make_flow

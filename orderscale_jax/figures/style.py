@@ -10,14 +10,17 @@ import functools
 import io
 import os
 import pathlib
+from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from orderscale_jax import files
+from orderscale_jax.errors import UserError
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 POINTS = 72  # per inch
+METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # by format: nothing that changes
 SMALL, NORMAL = 7.0, 8.0  # font sizes in points at the final size
 
 # Okabe and Ito's palette, told apart with every common colour vision.
@@ -71,21 +74,27 @@ def styled(draw):
     return drawing
 
 
-def save(figure: Figure, path: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes `path`.png and `path`.pdf, each all or nothing, and returns their paths.
+def save(
+    figure: Figure, path: str | os.PathLike, formats: Sequence[str] = ("png", "pdf")
+) -> tuple[pathlib.Path, ...]:
+    """Writes `path`.png and `path`.pdf, or other `formats`, each all or nothing, and returns their paths.
 
     The folder is made if need be; a suffix in `path` is kept as part of the name. Files hold no date,
     so the same figure gives the same bytes.
 
     Raises:
       OSError: the folder or a file cannot be written.
+      UserError: a format is neither png nor pdf.
     """
+    unknown = [name for name in formats if name not in METADATA]
+    if isinstance(formats, str) or unknown:
+        raise UserError(f"formats are some of {tuple(METADATA)}; got {formats!r}")
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+    for name in formats:
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            figure.savefig(buffer, format=suffix[1:], metadata=metadata)
-        written.append(files.write_bytes(path.with_name(path.name + suffix), buffer.getvalue()))
+            figure.savefig(buffer, format=name, metadata=METADATA[name])
+        written.append(files.write_bytes(path.with_name(f"{path.name}.{name}"), buffer.getvalue()))
     return tuple(written)
