@@ -13,6 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from orderscale_jax import figures
 from orderscale_jax.analysis import AttentionStatistics, Difference, EdgeAblation, ListErrors, SepAttention
+from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import signed
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.training.sweep_results import Summary, wilson_interval
@@ -426,7 +427,6 @@ def test_save_writes_both_files_the_same_each_time(tmp_path):
 def test_pyplot_and_global_settings_are_left_alone():
     program = """
 import sys, matplotlib
-from orderscale_jax.errors import UserError
 from orderscale_jax.figures.style import STYLE
 before = [matplotlib.rcParams[name] for name in STYLE]  # not all: asking for the backend loads pyplot
 from tests.test_figures import figures, make_flow
