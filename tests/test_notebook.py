@@ -23,7 +23,8 @@ def test_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs the extra `notebook`")
     pytest.importorskip("ipykernel", reason="needs the extra `notebook`")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent.parent))
-    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)  # it trains for thousands of steps
+    for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):  # it trains for thousands of steps
+        monkeypatch.delenv(name, raising=False)
     nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
