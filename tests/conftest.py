@@ -1,14 +1,11 @@
 """What the tests of several rooms need."""
 
-import importlib.metadata
 import os
 import tempfile
 
 # The tests' programs are small and run briefly: compiling them as well as possible costs twice the time
 # that it saves. What several tests, workers or subprocesses build anew is compiled once.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know this flag
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="orderscale_tests_", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
