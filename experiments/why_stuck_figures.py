@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from orderscale_jax import figures, load_pretrained, make_split
-from orderscale_jax.analysis import observe
+from orderscale_jax.analysis import observe, output_errors
 from orderscale_jax.cli import app, arguments
 from orderscale_jax.config import LAST_SCORES, as_drawn, overrides_text, task_config
 from orderscale_jax.figures import cells, style
@@ -49,6 +49,7 @@ FIELDS = (
 LISTS = {"paired": ("paired", 1.0, 0.8, "reshuffle", 128), "fresh": ("published", 1.0, 0.8, "sampled", 128)}
 FULL_BATCH = ("paired", 1.0, 0.8, "reshuffle", 720)
 FREE = "free", 0.0, None
+THROUGH = 0.75  # best validation of a run that has broken through
 MOVING = 0.65  # best validation of a run that has left the plateau; those that are stuck stay below
 SETTLED = 400  # steps: a tenth of what the median run of the published recipe takes to its transition
 INSIDE = {  # kinds of runs that are shown from inside, with their colours
@@ -78,7 +79,7 @@ def main():
     output = Path(OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     rows = read_results(RESULTS / "why_stuck.csv")
-    found = {tuple(x.values.values()): x for x in summarize(rows, FIELDS, 0.75)}
+    found = {tuple(x.values.values()): x for x in summarize(rows, FIELDS, THROUGH)}
     seen = read_rows(RESULTS / "plateau.csv")
     rows = read_results(RESULTS / "transition_step.csv")
     transitions = [row for row in rows if row["transition_step"] is not None]
@@ -93,11 +94,12 @@ def main():
     }
     for name, figure in drawn.items():
         figures.save(figure, output / name, formats=("png",))
-    print("Every cell of why_stuck.csv: past 0.75, 95 % interval, median step of all runs, past 0.65")
-    print(columns([(cells.words(x.values), *counted(x)) for x in found.values()]))
-    print("\nThe same for 100,000 steps")
-    longer = summarize(read_results(RESULTS / "why_stuck_longer.csv"), FIELDS, 0.75)
-    print(columns([(cells.words(x.values), *counted(x)) for x in longer]))
+    longer = summarize(read_results(RESULTS / "why_stuck_longer.csv"), FIELDS, THROUGH)
+    for steps, told in (("30,000", found.values()), ("100,000", longer)):
+        print(
+            f"Every cell after {steps} steps: runs past {THROUGH}, 95 % interval, median step, past {MOVING}"
+        )
+        print(columns([(cells.words(x.values), *counted(x)) for x in told]))
     print("\nTransplants, with the median step of those that got through")
     print(columns(transplants(read_rows(RESULTS / "transplant.csv"))))
     names = [*MEASURES, "openness", "norm_QK", "rms_last_QK"]
@@ -254,12 +256,11 @@ def shipped_errors() -> list[tuple[str, ...]]:
     told = []
     for name, lists in (("validation", split.validation), ("training", split.train)):
         seen = observe(model, lists)
-        o1, o2 = ~seen.correct.T
-        wrong = o1 | o2
+        o1, o2 = output_errors(lists, seen)
+        wrong = ~seen.list_correct
         alike = np.abs(np.subtract(*seen.sep_scores[0, :, 0].T)) < 0.1
         reverse = np.array([tuple(digits[::-1]) in trains for digits in lists])
-        d1 = int((seen.predictions[o2, 1] == lists[o2, 0]).sum())
-        counts = (len(lists), int(o1.sum()), int(o2.sum()), d1)
+        counts = (len(lists), o1.n_wrong, o2.n_wrong, round(o2.n_wrong * o2.equals_digit[0]))
         shares = (alike[wrong], alike[~wrong], wrong[reverse], wrong[~reverse])
         told.append((name, *(f"{x:,}" for x in counts), *(f"{100 * x.mean():.0f} %" for x in shares)))
     return told

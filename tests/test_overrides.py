@@ -122,11 +122,11 @@ def test_every_array_goes_its_own_way(options):
 
 
 def test_an_override_of_all_arrays_is_the_plain_option():
-    model, options = NORMED, SCHEDULE  # below is one of a plain model
+    """With two heads, clipped and scheduled; a whole run of a plain model is compared below."""
     values = {"learning_rate": 0.02, "epsilon": 1e-4, "weight_decay": 0.3}
     everywhere = [(".*", field, value) for field, value in values.items()]
-    _, expected = replay(setup_of(model=model, **values, **options))
-    before, found = replay(setup_of(*everywhere, model=model, **options))
+    _, expected = replay(setup_of(model=NORMED, **values, **SCHEDULE))
+    before, found = replay(setup_of(*everywhere, model=NORMED, **SCHEDULE))
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
         assert (array != before[name]).any(), name
@@ -267,20 +267,21 @@ CELLS = (
 
 
 def test_cells_that_differ_in_numbers_are_one_program(tmp_path):
-    """And each of their runs is what it is alone, to the last bit."""
+    """And a run of the last is what it is alone, to the last bit, and not one of the first."""
     base = tiny(scores="bounded", scores_value=1.0, learning_rate=0.01)
     rows = sweep.train(sweep_config(base, {FIELDS: CELLS}, seeds=1), tmp_path)
     jobs = sweep.plan(sweep_config(base, {FIELDS: CELLS}, seeds=1))
     assert [len(group) for group in sweep.programs(jobs)] == [2]
     for job, row in zip(jobs, rows, strict=True):
-        alone = train_alone(job.cell.config)
-        for name in ("accuracy", "train_accuracy", "position_accuracy", "best_step", "steps"):
-            assert row[name] == getattr(alone, name), name
-        arrays = by_name(job.cell.setup.model, alone.params)
-        assert row["weights_sha256"] == sweep.weight_digest(
-            {name: arrays[name] for name in named_arrays(random_model(job.cell.setup.model))}
-        )
         assert parse_overrides(row["overrides"]) == job.cell.setup.train.overrides
+    job, (first, last) = jobs[-1], rows
+    alone = train_alone(job.cell.config)
+    for name in ("accuracy", "train_accuracy", "position_accuracy", "best_step", "steps"):
+        assert last[name] == getattr(alone, name), name
+    arrays = by_name(job.cell.setup.model, alone.params)
+    names = named_arrays(random_model(job.cell.setup.model))
+    assert last["weights_sha256"] == sweep.weight_digest({name: arrays[name] for name in names})
+    assert last["weights_sha256"] != first["weights_sha256"]
 
 
 def test_what_decides_the_program_is_not_a_number():

@@ -12,6 +12,7 @@ the paper's claims with verdicts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,36 +71,42 @@ def reproduce(
       output: a directory that exists.
       published: what `tabulate` says of the published checkpoints, by the same names.
     """
-    results, flows = {}, {}
-    for name, config in configs.items():
-        how = ", as published" * (name == AS_PUBLISHED)
-        print(f"training the model with {count(config.model.n_layers, 'layer')}{how}", flush=True)
-        training = output / name / "training"
-        summary = train(config, training)
-        print(
-            f"  {summary['accuracy']:.4f} of the outputs right after {count(summary['steps'], 'step')}, "
-            f"{summary['seconds']:.0f} s",
-            flush=True,
-        )
-        model, _ = load_checkpoint(training / "checkpoint")
-        split = make_split(task_config(config))
-        found = study_model(model, split.validation, split.train, untrained=untrained_arrays(config))
-        history = report.read_history(training / "checkpoint")
-        results[name] = report.write_report(
-            output / name,
-            found,
-            split,
-            name=name,
-            validation_lists_seen=validation_lists_seen(config),
-            history=history,
-        )
-        flows[name] = report.flow(found)
+    studies = {}
+    with ThreadPoolExecutor(max_workers=1) as background:  # a model is studied while the next one trains
+        for name, config in configs.items():
+            how = ", as published" * (name == AS_PUBLISHED)
+            print(f"training the model with {count(config.model.n_layers, 'layer')}{how}", flush=True)
+            summary = train(config, output / name / "training")
+            print(
+                f"  {summary['accuracy']:.4f} of the outputs right after {count(summary['steps'], 'step')}, "
+                f"{summary['seconds']:.0f} s",
+                flush=True,
+            )
+            studies[name] = background.submit(study, name, config, output / name)
+    results, flows = ({name: done.result()[i] for name, done in studies.items()} for i in (0, 1))
     figures.save(figures.information_flow(*(flows[name] for name in LAYERS)), output / "information_flow")
     text = comparison(results, published)
     files.write_text(output / "comparison.txt", text + "\n")
     print(text)
     for name in configs:
         print(f"report: {output / name / 'report.html'}")
+
+
+def study(name: str, config: ml_collections.ConfigDict, output: Path) -> tuple[dict[str, Any], figures.Flow]:
+    """Studies the model that was trained in `output`/training and writes its report to `output`."""
+    checkpoint = output / "training" / "checkpoint"
+    model, _ = load_checkpoint(checkpoint)
+    split = make_split(task_config(config))
+    found = study_model(model, split.validation, split.train, untrained=untrained_arrays(config))
+    results = report.write_report(
+        output,
+        found,
+        split,
+        name=name,
+        validation_lists_seen=validation_lists_seen(config),
+        history=report.read_history(checkpoint),
+    )
+    return results, report.flow(found)
 
 
 def comparison(results: Mapping[str, Results], published: Mapping[str, Results]) -> str:
