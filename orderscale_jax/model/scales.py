@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from orderscale_jax.errors import UserError
-from orderscale_jax.graph import Edge
+from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model.config import ModelConfig
 from orderscale_jax.model.interventions import rescaled
 from orderscale_jax.model.numerics import matmul
@@ -67,35 +67,28 @@ def loss(model: ListTransformer, lists, rule: ScoreRule | None = None) -> jax.Ar
     return readout_loss(constant, table.digits, table.shared, varying, lists)
 
 
-class Scales:
-    """Residuals of `lists` [B, n] in scales, each computed once.
+class Mixing:
+    """Residuals in scales, each computed once, from scores that are given.
 
-    Attention to an edge in `keep` is multiplied by its weight, a number or an array []; with
+    `score(layer, query, key)` is X_query W_Q W_K' X_key' / sqrt(d) for every list, or a number that all
+    share. Attention to an edge in `keep` is multiplied by its weight, a number or an array []; with
     `renormalize` the row is then rescaled to sum 1 (a row without any attention left stays 0). `rule`
     changes the scores with which an output of the last layer chooses between several keys, SEP first.
-    All methods trace into the surrounding computation.
     """
 
     def __init__(
         self,
-        model: ListTransformer,
-        lists,
+        graph: Graph,
+        score: Callable[[int, int, int], jax.Array],
         keep: Mapping[Edge | str, Scale] | None = None,
         renormalize: bool = True,
         rule: ScoreRule | None = None,
     ):
-        config = model.config
-        if config.variants:
-            raise UserError(
-                "the scale form needs one head, frozen projections and attention alone; this model has "
-                + ", ".join(config.variants)
-            )
-        self.model, self.graph, self.lists = model, config.graph, config.check_lists(lists)
         keep = keep or {}
-        self.keep = dict(zip(self.graph.check(keep), keep.values(), strict=True))
+        self.graph, self.score = graph, score
+        self.keep = dict(zip(graph.check(keep), keep.values(), strict=True))
         self.renormalize, self.rule = renormalize, rule
-        self.sources = _sources(model)
-        self._scores, self._queries, self._residuals = {}, {}, {}
+        self._residuals = {}
 
     def final(self, position: int) -> dict[int, Scale]:
         """Scales of the final residual at `position`."""
@@ -146,7 +139,33 @@ class Scales:
         total = sum(weights)
         return [weight / total for weight in weights]
 
-    def score(self, layer: int, query: int, key: int) -> jax.Array:
+
+class Scales(Mixing):
+    """Residuals of `lists` [B, n] in scales; `keep`, `renormalize` and `rule` are as for `Mixing`.
+
+    All methods trace into the surrounding computation.
+    """
+
+    def __init__(
+        self,
+        model: ListTransformer,
+        lists,
+        keep: Mapping[Edge | str, Scale] | None = None,
+        renormalize: bool = True,
+        rule: ScoreRule | None = None,
+    ):
+        config = model.config
+        if config.variants:
+            raise UserError(
+                "the scale form needs one head, frozen projections and attention alone; this model has "
+                + ", ".join(config.variants)
+            )
+        super().__init__(config.graph, self._score, keep, renormalize, rule)
+        self.model, self.lists = model, config.check_lists(lists)
+        self.sources = _sources(model)
+        self._scores, self._queries = {}, {}
+
+    def _score(self, layer: int, query: int, key: int) -> jax.Array:
         """X_query W_Q W_K' X_key' / sqrt(d) for every list: [B], or [] between non-digits."""
         if (layer, query, key) not in self._scores:
             n = self.graph.list_len

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from orderscale_jax.model import kernels
 from orderscale_jax.task import TaskConfig
 
 ROUNDS = 5  # of mixing
@@ -17,7 +18,17 @@ SORTED = 256  # lists up to which an order is sorted, which is exact but slower;
 TURNS = 2**32 - 1  # no step: names the key from which `mirrored` draws which lists it turns round
 
 
-def training_batch(recipe: str, task: TaskConfig, batch_size: int, key, step, train, part, n_parts: int):
+def training_batch(
+    recipe: str,
+    task: TaskConfig,
+    batch_size: int,
+    key,
+    step,
+    train,
+    part,
+    n_parts: int,
+    kernel: str | None = None,
+):
     """Digits [B / n_parts, n] of one part of the batch of `step`.
 
     Args:
@@ -28,6 +39,7 @@ def training_batch(recipe: str, task: TaskConfig, batch_size: int, key, step, tr
       step: integer [].
       train: the training lists [M, n]; unused by `sampled`.
       part, n_parts: which part, of how many.
+      kernel: `tpu` where gathering single numbers is slow, see `kernels.take`.
     """
     share = batch_size // n_parts
     start = part * share
@@ -36,17 +48,24 @@ def training_batch(recipe: str, task: TaskConfig, batch_size: int, key, step, tr
         epoch, slot = step // per_epoch, step % per_epoch
         order = jax.random.fold_in(key, epoch if recipe == "reshuffle" else 0)
         places = slot * batch_size + start + jnp.arange(share)
-        return train[permuted(order, places, train.shape[0])]
+        return _take(train, permuted(order, places, train.shape[0]), kernel)
     draw = jax.random.fold_in(key, step)
     if recipe in ("resample", "mirrored"):
         drawn = jax.random.randint(draw, (batch_size,), 0, train.shape[0])
-        lists = train[jax.lax.dynamic_slice_in_dim(drawn, start, share)]
+        lists = _take(train, jax.lax.dynamic_slice_in_dim(drawn, start, share), kernel)
         if recipe == "resample":
             return lists
         turn = jax.random.fold_in(jax.random.fold_in(key, np.uint32(TURNS)), step)
         turned = jax.random.bernoulli(turn, shape=(batch_size, 1))
         return jnp.where(jax.lax.dynamic_slice_in_dim(turned, start, share), lists[:, ::-1], lists)
     return jax.lax.dynamic_slice_in_dim(sample_lists(task, draw, batch_size), start, share)
+
+
+def _take(train, places, kernel: str | None):
+    """The lists [B, n] that stand at places [B] of the training set."""
+    if kernel == "tpu" and len(train) <= kernels.MOST_TAKEN:
+        return kernels.take(train, places)
+    return train[places]
 
 
 def sample_lists(task: TaskConfig, key, n_lists: int):

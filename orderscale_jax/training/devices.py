@@ -35,6 +35,7 @@ class Placement:
       vectorize: whether the runs of one device advance together (vmap) or in turn (map). On a CPU
         taking turns is faster, and keeps every run's arithmetic as if it were alone.
       platform: `cpu`, `gpu` or `tpu`.
+      kernel: the one of `fused.KERNELS` that these devices run, None for none.
     """
 
     n_runs: int
@@ -42,6 +43,7 @@ class Placement:
     split: str
     vectorize: bool
     platform: str
+    kernel: str | None = None
 
     def __str__(self) -> str:
         devices = f"{self.n_devices} {self.platform.upper()} device{'s' if self.n_devices > 1 else ''}"
@@ -54,12 +56,22 @@ def place(n_runs: int, batch_size: int) -> Placement:
     """Lays runs over the local devices; fewer than all where neither runs nor batch divide evenly."""
     local = jax.local_device_count()
     platform = jax.local_devices()[0].platform
+    kernel = _kernel(jax.local_devices()[0])
     vectorize = platform != "cpu" and n_runs > 1
     for n_devices in range(min(local, n_runs), 1, -1):
         if n_runs % n_devices == 0:
-            return Placement(n_runs, n_devices, "runs", vectorize, platform)
+            return Placement(n_runs, n_devices, "runs", vectorize, platform, kernel)
     n_devices = max(d for d in range(1, local + 1) if batch_size % d == 0)
-    return Placement(n_runs, n_devices, "batch", vectorize, platform)
+    return Placement(n_runs, n_devices, "batch", vectorize, platform, kernel)
+
+
+def _kernel(device) -> str | None:
+    """The kernel for a device: TPUs, and NVIDIA GPUs from the Ampere generation on."""
+    if device.platform == "tpu":
+        return "tpu"
+    if device.platform == "gpu" and "cuda" in device.client.platform_version.lower():
+        return "gpu" if float(device.compute_capability) >= 8 else None
+    return None
 
 
 def memory() -> int:
@@ -198,5 +210,6 @@ def _train_until_validation(setup: Setup, placement: Placement, part, runs: Run,
         part=part,
         n_parts=shares,
         axis="devices" if shares > 1 else None,
+        kernel=placement.kernel,
     )
     return jax.vmap(one)(runs) if placement.vectorize else jax.lax.map(one, runs)

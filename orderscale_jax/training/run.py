@@ -23,6 +23,7 @@ from orderscale_jax.training.hyper import Hyper, hyper_of, scaled
 from orderscale_jax.training.step import evaluate, has_noise, optimizer, schedule, score_rule, train_step
 
 MOST_TRAINING_LISTS = 2**16  # that a validation scores; the first ones of larger training sets
+MOST_BATCHES = 128  # drawn at once: one pass over many lists takes less than many over few
 OF_TRAINING_LISTS = "accuracy", "sequence_accuracy"  # what it tells of them
 
 
@@ -109,7 +110,15 @@ def try_again(setup: Setup, run: Run) -> Run:
 
 
 def train_until_validation(
-    setup: Setup, run: Run, train, validation, *, part=0, n_parts=1, axis: str | None = None
+    setup: Setup,
+    run: Run,
+    train,
+    validation,
+    *,
+    part=0,
+    n_parts=1,
+    axis: str | None = None,
+    kernel: str | None = None,
 ):
     """Trains up to the next validation, validates, and decides what follows.
 
@@ -120,6 +129,7 @@ def train_until_validation(
       validation: lists [B, n].
       part, n_parts, axis: which share of each batch this device computes, of how many, and the
         name of the axis over which gradients are averaged.
+      kernel: the one of `fused.KERNELS` that the device runs, if any.
 
     Returns:
       (run, report): report holds what a person wants to see of this stretch, as scalars.
@@ -127,34 +137,45 @@ def train_until_validation(
     return jax.lax.cond(
         run.done,
         lambda run: (run, _report(setup, run, jnp.nan, _unknown(setup))),
-        lambda run: _train(setup, run, train, validation, part, n_parts, axis),
+        lambda run: _train(setup, run, train, validation, part, n_parts, axis, kernel),
         run,
     )
 
 
-def _train(setup, run, train, validation, part, n_parts, axis):
+def _train(setup, run, train, validation, part, n_parts, axis, kernel):
     config = setup.train
     transform = optimizer(setup, run.hyper)
     key = _key(run.seed, run.attempt, "batches")
-
-    def body(offset, carry):
-        params, state, total = carry
-        lists = training_batch(
-            config.batches, setup.task, config.batch_size, key, run.step + offset, train, part, n_parts
-        )
-        step, noise_key = run.step + offset, None
-        if has_noise(setup):
-            noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), step)
-        params, state, value = train_step(
-            setup, run.hyper, transform, params, state, lists, step, axis, noise_key
-        )
-        return params, state, total + value
-
     n_steps = config.eval_every
-    if config.max_steps % n_steps:  # a trip count of its own for every run costs copies under vmap
+    block = max(d for d in range(1, MOST_BATCHES + 1) if n_steps % d == 0)
+    n_blocks, is_short = n_steps // block, config.max_steps % n_steps > 0
+    if is_short:  # a trip count of its own for every run costs copies under vmap
         n_steps = jnp.minimum(n_steps, config.max_steps - run.step)
+
+    def train_block(i, carry):
+        first = run.step + i * block
+
+        def draw(step):
+            return training_batch(
+                config.batches, setup.task, config.batch_size, key, step, train, part, n_parts, kernel
+            )
+
+        batches = jax.vmap(draw)(first + jnp.arange(block))
+
+        def body(j, carry):
+            params, state, total = carry
+            step, noise_key = first + j, None
+            if has_noise(setup):
+                noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), step)
+            params, state, value = train_step(
+                setup, run.hyper, transform, params, state, batches[j], step, axis, noise_key, kernel
+            )
+            return params, state, total + value
+
+        return jax.lax.fori_loop(0, jnp.minimum(block, n_steps - i * block) if is_short else block, body, carry)
+
     carry = run.params, run.optimizer, jnp.zeros(())
-    params, state, total = jax.lax.fori_loop(0, n_steps, body, carry)
+    params, state, total = jax.lax.fori_loop(0, n_blocks, train_block, carry)
     rule = score_rule(setup, run.hyper, run.step + n_steps)
     scores = {f"val_{name}": score for name, score in evaluate(setup, params, validation, rule).items()}
     if setup.task.is_exhaustive:

@@ -13,7 +13,7 @@ import optax
 
 from orderscale_jax.config import Setup, TrainConfig, overridden
 from orderscale_jax.errors import UserError
-from orderscale_jax.model import array_names, bind, metrics, scales
+from orderscale_jax.model import array_names, bind, fused, metrics, scales
 from orderscale_jax.training.hyper import Hyper, hyper_of, of_array, untrained
 
 CLIP_EPSILON = 1e-6  # added to the norm, as PyTorch's clip_grad_norm_ does
@@ -135,14 +135,20 @@ def score_rule(setup: Setup, hyper: Hyper, step, squares: list | None = None) ->
     return rule
 
 
-def loss(setup: Setup, hyper: Hyper, params, lists, step):
-    """Mean cross-entropy of lists [B, n] in the faster form of the model, and the penalty on scores."""
+def loss(setup: Setup, hyper: Hyper, params, lists, step, kernel: str | None = None):
+    """Mean cross-entropy of lists [B, n] in the fastest form of the model, and the penalty on scores.
+
+    `kernel` is the one of `fused.KERNELS` that the device runs, None for what every device runs.
+    """
     model, squares = bind(setup.model, params), []
     if not scales.is_faster(setup.model):
         if setup.train.scores != "free":
             raise UserError(f"train.scores={setup.train.scores!r} needs the scale form of the model")
         return metrics.cross_entropy(model(lists), lists)
-    value = scales.loss(model, lists, score_rule(setup, hyper, step, squares))
+    rule = score_rule(setup, hyper, step, squares)
+    if kernel is not None and rule is None and fused.applies(setup.model, kernel):
+        return fused.loss(model, lists, kernel)
+    value = scales.loss(model, lists, rule)
     if not squares:
         return value
     penalty, until = hyper.scores_value * (sum(squares) / len(squares)), setup.train.scores_until
@@ -150,12 +156,21 @@ def loss(setup: Setup, hyper: Hyper, params, lists, step):
 
 
 def train_step(
-    setup: Setup, hyper: Hyper, transform, params, state, lists, step, axis: str | None = None, noise_key=None
+    setup: Setup,
+    hyper: Hyper,
+    transform,
+    params,
+    state,
+    lists,
+    step,
+    axis: str | None = None,
+    noise_key=None,
+    kernel: str | None = None,
 ):
     """One optimiser step on lists [B, n]: (params, state, loss), averaged over a device axis.
 
     With `noise_key` the gradient gets the noise of `TrainConfig.gradient_noise`. Frozen arrays
-    have no gradient: it counts as zero.
+    have no gradient: it counts as zero. `kernel` is as for `loss`.
     """
     arrays, structure = jax.tree.flatten(params)
     trained = [i for i, name in enumerate(array_names(setup.model)) if not untrained(setup, name)]
@@ -167,9 +182,10 @@ def train_step(
             filled[i] = array
         return jax.tree.unflatten(structure, filled)
 
-    value, gradient = jax.value_and_grad(lambda some: loss(setup, hyper, fill(arrays, some), lists, step))(
-        [arrays[i] for i in trained]
-    )
+    def loss_of(some):
+        return loss(setup, hyper, fill(arrays, some), lists, step, kernel)
+
+    value, gradient = jax.value_and_grad(loss_of)([arrays[i] for i in trained])
     if axis is not None:
         value, gradient = jax.lax.pmean((value, gradient), axis)
     gradient = fill(map(jnp.zeros_like, arrays), gradient)

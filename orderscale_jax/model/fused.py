@@ -1,0 +1,143 @@
+"""The scale form for accelerators: a few large products, and no batch of logits in memory.
+
+It is the loss of `scales` in another order of operations. The vectors of all tokens and positions stand
+in one table, and one product gives what they write to the logits and how they score as keys. All that is
+done list by list is left to a kernel (`kernels`), which gives the loss and its gradient in one pass.
+
+Dimensions: B lists, n digits and outputs, N digits, D model, M rows, W columns, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from orderscale_jax.graph import Graph
+from orderscale_jax.model import kernels
+from orderscale_jax.model.config import ModelConfig
+from orderscale_jax.model.kernels import TILE, Readout
+from orderscale_jax.model.numerics import einsum, matmul
+from orderscale_jax.model.scales import Mixing, is_faster
+from orderscale_jax.model.transformer import ListTransformer
+
+KERNELS = {"gpu": kernels.on_gpu, "tpu": kernels.on_tpu}
+LARGEST = {"gpu": TILE, "tpu": 4 * TILE}  # rows and columns of a table that fits on the chip
+
+
+def applies(config: ModelConfig, kernel: str) -> bool:
+    """Whether a kernel of `KERNELS` can train this model."""
+    if not is_faster(config):
+        return False
+    _, scores = _structure(config.graph)
+    columns = config.d_vocab + len(_queries(config.graph, scores))
+    return max(columns, config.d_vocab + config.n_positions) <= LARGEST[kernel]
+
+
+def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) -> jax.Array:
+    """Mean cross-entropy over lists [B, n] and outputs, equal to `scales.loss` up to rounding.
+
+    `kernel` is one of `KERNELS`; with `interpret` it runs anywhere, slowly.
+    """
+    config, graph, n = model.config, model.config.graph, model.config.list_len
+    lists = config.check_lists(lists)
+    terms, scores = _structure(graph)
+    readout = Readout(
+        n_lists=len(lists),
+        n_tokens=config.d_vocab,
+        graph=graph,
+        tokens=(*[None] * n, config.sep_token, *[config.mask_token] * n),
+        positions=tuple(config.d_vocab + position for position in range(config.n_positions)),
+        queries=_queries(graph, scores),
+        scores=scores,
+        terms=terms,
+    )
+    padding = -(config.d_vocab + config.n_positions) % TILE
+    vectors = jnp.concatenate(  # [M, D]
+        [model.embed.W_E[...], model.pos_embed.W_pos[...], jnp.zeros((padding, config.d_model))]
+    )
+    queries = [_query(model, layer, _of_source(readout, vectors.T, s)) for layer, s in readout.queries]
+    padding = -(config.d_vocab + len(queries)) % TILE
+    columns = jnp.concatenate(  # [D, W]
+        [model.unembed.W_U[...], *[q[:, None] for q in queries], jnp.zeros((config.d_model, padding))], axis=1
+    )
+    found = tuple(_between_digits(model, readout, vectors, lists, *edge) for edge in readout.given)
+    return _read(readout, kernel, interpret, matmul(vectors, columns), found, lists)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _read(readout, kernel, interpret, table, given, lists):
+    return _forward(readout, kernel, interpret, table, given, lists)[0]
+
+
+def _forward(readout, kernel, interpret, table, given, lists):
+    return KERNELS[kernel](readout, table, given, lists, interpret=interpret)
+
+
+def _backward(readout, kernel, interpret, gradients, upstream):
+    return (*jax.tree.map(lambda gradient: upstream * gradient, gradients), None)
+
+
+_read.defvjp(_forward, _backward)
+
+
+@functools.cache
+def _structure(graph: Graph):
+    """What outputs are made of (`Readout.terms`), and the scores that it takes, as (layer, query, key)."""
+    scores, terms, n_varying = [], [], 0
+
+    def score(*edge):
+        scores.append(edge)
+        return jnp.zeros(())
+
+    def trace():
+        nonlocal n_varying
+        residuals = Mixing(graph, functools.cache(score))
+        for position in graph.outputs:
+            terms.append([])
+            for source, scale in residuals.final(position).items():
+                fixed = isinstance(scale, float)
+                terms[-1].append((source, scale if fixed else n_varying))
+                n_varying += not fixed
+
+    jax.eval_shape(trace)
+    return tuple(map(tuple, terms)), tuple(scores)
+
+
+def _queries(graph: Graph, scores) -> tuple[tuple[int, int], ...]:
+    """The (layer, source) whose scores are the same for every list, but for the key."""
+    return tuple(dict.fromkeys((layer, query) for layer, query, _ in scores if query >= graph.list_len))
+
+
+def _query(model: ListTransformer, layer: int, vector):
+    """x W_Q W_K' / sqrt(d) for x [..., D]: what a key is compared with."""
+    attn = model.blocks[layer].attn
+    query = matmul(vector, attn.W_Q[0]) / np.sqrt(model.config.d_head)
+    return einsum("...c,dc->...d", query, attn.W_K[0])
+
+
+def _of_source(readout: Readout, table, source: int, n_digits: int = 0):
+    """What a table [..., M] says of a source: of each digit that it may be [..., N], or of SEP or an output."""
+    of_position = table[..., readout.positions[source]]
+    token = readout.tokens[source]
+    if token is None:
+        return table[..., :n_digits] + of_position[..., None]
+    return table[..., token] + of_position
+
+
+def _between_digits(model, readout: Readout, vectors, lists, layer: int, query: int, key: int):
+    """Scores [B] of a digit's query for a key.
+
+    They are looked up by comparisons and products with zeros and ones, forwards and backwards, because
+    gathering single numbers is slow on TPUs.
+    """
+    n_digits = model.config.n_digits
+    queries = _query(model, layer, _of_source(readout, vectors.T, query, n_digits).T)  # [N, D]
+    scores = einsum("nd,md->nm", queries, vectors)
+    scores = _of_source(readout, scores, key, n_digits)  # [N] or [N, N]
+    if scores.ndim == 2:
+        scores = matmul(jax.nn.one_hot(lists[:, query], n_digits), scores)  # [B, N]
+    last = lists[:, key if readout.tokens[key] is None else query, None]
+    return jnp.where(last == jnp.arange(n_digits), scores, 0.0).sum(-1)
