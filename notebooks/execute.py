@@ -16,7 +16,7 @@ import nbformat
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = Path(__file__).with_name("order_by_scale.ipynb")
-KERNEL = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}  # where there is a GPU, too: nothing is installed
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}  # also where there is a GPU
 WIDGET = "application/vnd.jupyter.widget-view+json"
 OPTIONS = {"timeout": 600, "kernel_name": "python3", "record_timing": False, "store_widget_state": False}
 
@@ -30,15 +30,9 @@ def code_digest(notebook) -> str:
 def executed():
     """The notebook with what its cells give in an empty folder."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    before = dict(os.environ)
-    os.environ.update(KERNEL)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            resources = {"metadata": {"path": folder}}
-            nbclient.NotebookClient(notebook, resources=resources, **OPTIONS).execute()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with tempfile.TemporaryDirectory() as folder:
+        client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": folder}}, **OPTIONS)
+        client.execute(env={**os.environ, **ENVIRONMENT})
     for cell in notebook.cells:  # a bar of progress is nothing to keep
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
