@@ -1,0 +1,45 @@
+"""Executes the notebook on the CPU and stores it with what came out: `python notebooks/execute.py`.
+
+It needs the extra `notebook`. The notebook's metadata get the digest of the code that was executed, so that a
+test can tell whether the stored outputs are those of the stored code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import nbclient
+import nbformat
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = Path(__file__).with_name("order_by_scale.ipynb")
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}  # also where there is a GPU
+WIDGET = "application/vnd.jupyter.widget-view+json"
+OPTIONS = {"timeout": 600, "kernel_name": "python3", "record_timing": False, "store_widget_state": False}
+
+
+def code_digest(notebook) -> str:
+    """SHA-256 of the code of all cells."""
+    code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def executed():
+    """The notebook with what its cells give in an empty folder."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": folder}}, **OPTIONS)
+        client.execute(env={**os.environ, **ENVIRONMENT})
+    for cell in notebook.cells:  # a bar of progress is nothing to keep
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    notebook.metadata["language_info"] = {"name": "python"}  # not which version it was
+    notebook.metadata["executed_code"] = code_digest(notebook)
+    return notebook
+
+
+if __name__ == "__main__":
+    nbformat.write(executed(), NOTEBOOK)
