@@ -73,6 +73,11 @@ class Graph:
         layer, query, _ = self._edge(edge)
         return layer > 0 or query <= self.sep
 
+    def reads(self, layer: int, query: int) -> tuple[Edge, ...]:
+        """The edges through which `query` receives something in `layer`, by key."""
+        keys = np.flatnonzero(self.readable(layer)[query])
+        return tuple(edge for key in keys if self.carries(edge := Edge(layer, query, int(key))))
+
     @functools.cached_property
     def edges(self) -> tuple[Edge, ...]:
         """Every edge, ordered by layer, query, key (13 for two layers and n=2, 20 for three)."""
@@ -103,10 +108,7 @@ class Graph:
         """
         if layer == 0:
             return frozenset()
-        reads = [
-            Edge(layer - 1, position, int(key)) for key in np.flatnonzero(self.readable(layer - 1)[position])
-        ]
-        reads = [edge for edge in reads if self.carries(edge)]
+        reads = self.reads(layer - 1, position)
         sources = {position, *(edge.key for edge in reads)}
         return frozenset(reads).union(*(self.upstream(layer - 1, source) for source in sources))
 

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from orderscale_jax.graph import Graph
 from orderscale_jax.model import kernels
 from orderscale_jax.model.config import ModelConfig
 from orderscale_jax.model.kernels import TILE, Readout
@@ -31,9 +30,9 @@ def applies(config: ModelConfig, kernel: str) -> bool:
     """Whether a kernel of `KERNELS` can train this model."""
     if not is_faster(config):
         return False
-    _, scores = _structure(config.graph)
-    columns = config.d_vocab + len(_queries(config.graph, scores))
-    return max(columns, config.d_vocab + config.n_positions) <= LARGEST[kernel]
+    readout = _readout(config, 1)
+    columns, rows = config.d_vocab + readout.n_score_columns, config.d_vocab + config.n_positions
+    return max(columns, rows) <= LARGEST[kernel]
 
 
 def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) -> jax.Array:
@@ -41,25 +40,14 @@ def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) ->
 
     `kernel` is one of `KERNELS`; with `interpret` it runs anywhere, slowly.
     """
-    config, graph, n = model.config, model.config.graph, model.config.list_len
-    lists = config.check_lists(lists)
-    terms, scores = _structure(graph)
-    readout = Readout(
-        n_lists=len(lists),
-        n_tokens=config.d_vocab,
-        graph=graph,
-        tokens=(*[None] * n, config.sep_token, *[config.mask_token] * n),
-        positions=tuple(config.d_vocab + position for position in range(config.n_positions)),
-        queries=_queries(graph, scores),
-        scores=scores,
-        terms=terms,
-    )
+    config, lists = model.config, model.config.check_lists(lists)
+    readout = _readout(config, len(lists))
     padding = -(config.d_vocab + config.n_positions) % TILE
     vectors = jnp.concatenate(  # [M, D]
         [model.embed.W_E[...], model.pos_embed.W_pos[...], jnp.zeros((padding, config.d_model))]
     )
     queries = [_query(model, layer, _of_source(readout, vectors.T, s)) for layer, s in readout.queries]
-    padding = -(config.d_vocab + len(queries)) % TILE
+    padding = -(config.d_vocab + readout.n_score_columns) % TILE + readout.n_score_columns - len(queries)
     columns = jnp.concatenate(  # [D, W]
         [model.unembed.W_U[...], *[q[:, None] for q in queries], jnp.zeros((config.d_model, padding))], axis=1
     )
@@ -84,31 +72,29 @@ _read.defvjp(_forward, _backward)
 
 
 @functools.cache
-def _structure(graph: Graph):
-    """What outputs are made of (`Readout.terms`), and the scores that it takes, as (layer, query, key)."""
-    scores, terms, n_varying = [], [], 0
+def _readout(config: ModelConfig, n_lists: int) -> Readout:
+    n, scores = config.list_len, []
 
+    @functools.cache
     def score(*edge):
         scores.append(edge)
         return jnp.zeros(())
 
-    def trace():
-        nonlocal n_varying
-        residuals = Mixing(graph, functools.cache(score))
-        for position in graph.outputs:
-            terms.append([])
-            for source, scale in residuals.final(position).items():
-                fixed = isinstance(scale, float)
-                terms[-1].append((source, scale if fixed else n_varying))
-                n_varying += not fixed
+    def ask():
+        mixing = Mixing(config.graph, score)
+        for output in config.graph.outputs:
+            mixing.final(output)
 
-    jax.eval_shape(trace)
-    return tuple(map(tuple, terms)), tuple(scores)
-
-
-def _queries(graph: Graph, scores) -> tuple[tuple[int, int], ...]:
-    """The (layer, source) whose scores are the same for every list, but for the key."""
-    return tuple(dict.fromkeys((layer, query) for layer, query, _ in scores if query >= graph.list_len))
+    jax.eval_shape(ask)
+    return Readout(
+        n_lists=n_lists,
+        n_tokens=config.d_vocab,
+        graph=config.graph,
+        tokens=(*[None] * n, config.sep_token, *[config.mask_token] * n),
+        positions=tuple(config.d_vocab + position for position in range(config.n_positions)),
+        queries=tuple(dict.fromkeys((layer, query) for layer, query, _ in scores if query >= n)),
+        scores=tuple(scores),
+    )
 
 
 def _query(model: ListTransformer, layer: int, vector):

@@ -13,8 +13,10 @@ Dimensions: B lists, n digits and outputs, M rows, W columns, K given scores.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +25,14 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 
 from orderscale_jax.graph import Graph
+from orderscale_jax.model.readout import HEADROOM
 from orderscale_jax.model.scales import IMPOSSIBLE, Mixing
 
 TILE = 128  # rows and columns come in multiples of it
-TPU_LISTS, GPU_LISTS = 512, 32  # a block of lists
+TPU_LISTS = 512  # that are taken at once
+LN_2 = math.log(2)
+GPU_LISTS, LISTS_TILE, TABLE_TILE, SCORES_TILE = 256, 16, 64, 32
+LISTS_WARPS, TABLE_WARPS, TABLE_COLUMNS = 8, 8, 128
 MOST_TAKEN = 2 * TILE**2  # of larger sets the lists are gathered
 
 
@@ -45,7 +51,6 @@ class Readout:
       positions: per source the row of its position.
       queries: per column of scores the (layer, source) that asks.
       scores: all (layer, query, key) that are needed.
-      terms: per output the pairs (source, scale): a float, or an int that counts the varying ones.
     """
 
     n_lists: int
@@ -55,31 +60,56 @@ class Readout:
     positions: tuple[int, ...]
     queries: tuple[tuple[int, int], ...]
     scores: tuple[tuple[int, int, int], ...]
-    terms: tuple[tuple[tuple[int, float | int], ...], ...]
-
-    @property
-    def n_digits(self) -> int:
-        return len(self.terms)
 
     @property
     def weight(self) -> float:
         """Of one output of one list in the loss."""
-        return 1.0 / (self.n_lists * self.n_digits)
+        return 1.0 / (self.n_lists * self.graph.list_len)
 
     @property
     def given(self) -> tuple[tuple[int, int, int], ...]:
         """The scores that are not in the table: those of digits that ask."""
         return tuple(edge for edge in self.scores if self.tokens[edge[1]] is None)
 
+    @property
+    def choices(self) -> dict[tuple[int, int], int]:
+        """How many keys each (layer, query) has that chooses between several."""
+        numbers = collections.Counter((edge.layer, edge.query) for edge in self.graph.live_edges)
+        return {at: number for at, number in numbers.items() if number > 1}
+
+    @property
+    def n_score_columns(self) -> int:
+        """Columns that are kept for scores."""
+        return max(16, 1 << (len(self.queries) - 1).bit_length())
+
     def column(self, layer: int, query: int) -> int:
         return self.n_tokens + self.queries.index((layer, query))
 
-    def scales(self, scores, shape) -> list[jax.Array]:
-        """The varying scales, each of `shape`, from the scores in their order."""
+    def weights(self, scores, shape) -> dict[tuple[int, int], list[jax.Array]]:
+        """The attention of each (layer, query) that chooses between keys, each weight of `shape`."""
         of_edge = dict(zip(self.scores, scores, strict=True))
-        residuals = Mixing(self.graph, lambda *edge: of_edge[edge])
-        found = (residuals.final(output).values() for output in self.graph.outputs)
-        return [jnp.broadcast_to(c, shape) for scales in found for c in scales if not isinstance(c, float)]
+        mixing = Mixing(self.graph, lambda *edge: of_edge[edge])
+        for output in self.graph.outputs:
+            mixing.final(output)
+        return {at: [jnp.broadcast_to(x, shape) for x in mixing.attended[at]] for at in self.choices}
+
+    def logits(self, shape, weights, writes) -> list[jax.Array]:
+        """What reaches each output's logits, of `shape`, from what every source writes."""
+
+        @functools.cache
+        def residual(layer: int, position: int):
+            if layer == 0:
+                return writes[position]
+            mixed = residual(layer - 1, position)
+            edges = self.graph.reads(layer - 1, position)
+            shares = weights.get((layer - 1, position), [None])
+            for edge, share in zip(edges, shares, strict=len(edges) > 0):
+                read = residual(layer - 1, edge.key)
+                mixed = mixed + (read if share is None else share * read)
+            return mixed
+
+        found = [residual(self.graph.n_layers, output) for output in self.graph.outputs]
+        return [jnp.broadcast_to(x, shape) for x in found]
 
 
 def on_tpu(readout: Readout, table, given, lists, *, interpret: bool = False):
@@ -114,7 +144,7 @@ def _rows(vectors, length: int):
 
 
 def _tpu_kernel(readout: Readout, table_ref, *refs):
-    n, n_sources = readout.n_digits, len(readout.tokens)
+    n, n_sources = readout.graph.list_len, len(readout.tokens)
     given_ref, d_given_ref = (refs[0], refs[-1]) if readout.given else (None, None)
     lists_ref, losses_ref, d_table_ref = refs[len(readout.given) > 0 :][:3]
     (n_rows, width), size = table_ref.shape, lists_ref.shape[1]
@@ -129,7 +159,8 @@ def _tpu_kernel(readout: Readout, table_ref, *refs):
     writes = [_product(table, x) for x in chosen]  # [W, size]
     lane, row_ = (jax.lax.broadcasted_iota(jnp.int32, (n_rows, TILE), axis) for axis in (1, 0))
     shared_chosen = [  # every other source has a lane
-        (lane == s) & ((row_ == readout.tokens[s]) | (row_ == readout.positions[s])) for s in range(n, n_sources)
+        (lane == s) & ((row_ == readout.tokens[s]) | (row_ == readout.positions[s]))
+        for s in range(n, n_sources)
     ]
     shared_chosen = _exact(functools.reduce(jnp.logical_or, shared_chosen))  # [M, TILE]
     shared = _product(table, shared_chosen)  # [W, TILE]
@@ -143,19 +174,29 @@ def _tpu_kernel(readout: Readout, table_ref, *refs):
         return writes[key][c : c + 1, :]
 
     scores = [score(*edge) for edge in readout.scores]
-    scales, pull_scales = jax.vjp(lambda *x: readout.scales(x, (1, size)), *scores)
-    losses, pulls, d_scales = _outputs(readout, scales, writes, digit, column, weight, 0)
+    weights, pull_weights = jax.vjp(lambda *x: readout.weights(x, (1, size)), *scores)
+    logits, pull_logits = jax.vjp(functools.partial(readout.logits, column.shape), weights, writes)
+    losses, slopes = 0.0, []
+    for x, target in zip(logits, digit, strict=True):
+        x = jnp.where(column < readout.n_tokens, x, IMPOSSIBLE)
+        top, is_target = x.max(0, keepdims=True), column == target
+        exponentials = jnp.exp(x - top)
+        total = exponentials.sum(0, keepdims=True)
+        of_target = jnp.where(is_target, x, 0.0).sum(0, keepdims=True)
+        losses += (jnp.log(total) + top - of_target) * weight
+        slopes.append(exponentials * (weight / total) - jnp.where(is_target, weight, 0.0))
+    d_weights, pulls = pull_logits(slopes)
 
     lane, column_ = (jax.lax.broadcasted_iota(jnp.int32, (width, TILE), axis) for axis in (1, 0))
     d_shared = jnp.zeros((width, TILE), jnp.float32)
     for s in range(n, n_sources):
-        d_shared += jnp.where(lane == s, pulls[s].sum(1, keepdims=True), 0.0)
-    for (layer, query, key), d_score in zip(readout.scores, pull_scales(d_scales), strict=True):
+        d_shared += jnp.where(lane == s, pulls[s], 0.0)
+    for (layer, query, key), d_score in zip(readout.scores, pull_weights(d_weights), strict=True):
         if (edge := (layer, query, key)) in readout.given:
             k = readout.given.index(edge)
             d_given_ref[k : k + 1, :] = d_score
         elif key < n:
-            pulls[key] += jnp.where(column == readout.column(layer, query), d_score, 0.0)
+            pulls[key] = jnp.where(column == readout.column(layer, query), d_score, pulls[key])
         else:
             d_shared += jnp.where((column_ == readout.column(layer, query)) & (lane == key), d_score, 0.0)
     losses_ref[...] = losses
@@ -174,94 +215,228 @@ def _tpu_kernel(readout: Readout, table_ref, *refs):
 def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
     """As `on_tpu`, for a table of 128 rows and columns at most.
 
-    Every list is a row of the tile, and the rows that it looks up are read by their address.
+    The first kernel finds every list's attention, and what the softmax of each output adds up to; the
+    second sums what lists pull on the table. Each forms the logits of a few lists at a time. Without the
+    gradient of the table, the first keeps little, and many of its programs share a processor.
     """
-    n_blocks = -(-readout.n_lists // GPU_LISTS)
-    padding = 0, n_blocks * GPU_LISTS - readout.n_lists
+    n_lists, n_digits = readout.n_lists, readout.graph.list_len
+    table, given = jax.tree.map(lambda x: x / LN_2, (table, given))  # for powers of two instead of e
+    padding = 0, -n_lists % GPU_LISTS
     given, lists = ([jnp.pad(x, padding) for x in vectors] for vectors in (given, lists.T))
-    loss, d_table, *d_given = pl.pallas_call(
-        functools.partial(_gpu_kernel, readout, n_blocks),
-        out_shape=[
-            jax.ShapeDtypeStruct(shape, jnp.float32)
-            for shape in ((1,), table.shape, *(x.shape for x in given))
-        ],
-        compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=1),
+    size = n_lists + padding[1]
+    n_parts, n_shared = size // GPU_LISTS, len(readout.tokens) - n_digits
+    n_weights, n_scores = sum(readout.choices.values()), len(readout.scores)
+    of_lists = pl.BlockSpec((GPU_LISTS,), lambda part: (part,))
+    of_part = [
+        pl.BlockSpec((None, *shape), lambda part, zeros=(0,) * len(shape): (part, *zeros))
+        for shape in ((1,), (n_shared, table.shape[1]), (max(1, n_scores),))
+    ]
+    n_vectors = 2 * n_weights + n_digits + n_scores
+    losses, d_shared, d_shared_scores, *vectors = pl.pallas_call(
+        functools.partial(_gpu_lists, readout, (lambda: None) if interpret else plgpu.debug_barrier),
+        grid=(n_parts,),
+        in_specs=[pl.BlockSpec(table.shape, lambda part: (0, 0)), *[of_lists] * (len(given) + n_digits)],
+        out_specs=[*of_part, *[of_lists] * n_vectors],
+        out_shape=[jax.ShapeDtypeStruct((n_parts, *spec.block_shape[1:]), jnp.float32) for spec in of_part]
+        + [jax.ShapeDtypeStruct((size,), jnp.float32)] * n_vectors,
+        compiler_params=plgpu.CompilerParams(num_warps=LISTS_WARPS, num_stages=1),
         interpret=interpret,
     )(table, *given, *lists)
-    return loss[0], (d_table, tuple(x[: readout.n_lists] for x in d_given))
+    weights, _, log_totals, d_scores = _split(vectors, n_weights, n_weights, n_digits, n_scores)
+    d_table = pl.pallas_call(
+        functools.partial(_gpu_table, readout),
+        grid=(table.shape[1] // TABLE_COLUMNS + 1,),
+        out_shape=jax.ShapeDtypeStruct(table.shape, jnp.float32),
+        compiler_params=plgpu.CompilerParams(num_warps=TABLE_WARPS, num_stages=1),
+        interpret=interpret,
+    )(table, *lists, *weights, *log_totals, *d_scores, d_shared, d_shared_scores)
+    d_given = tuple(d_scores[readout.scores.index(edge)][:n_lists] for edge in readout.given)
+    return LN_2 * losses.sum(), (d_table, d_given)
 
 
-def _gpu_kernel(readout: Readout, n_blocks: int, table_ref, *refs):
-    n, n_given, size = readout.n_digits, len(readout.given), GPU_LISTS
-    given_ref, lists_ref = refs[:n_given], refs[n_given : n_given + n]
-    loss_ref, d_table_ref, *d_given_ref = refs[n_given + n :]
-    n_rows, width = table_ref.shape
-    shared = range(n, len(readout.tokens))
-    row = jax.lax.broadcasted_iota(jnp.int32, (n_rows, size), 0)
-    column = jax.lax.broadcasted_iota(jnp.int32, (size, width), 1)
-    row_, column_ = (jax.lax.broadcasted_iota(jnp.int32, (n_rows, width), axis) for axis in (0, 1))
+def _split(values, *numbers: int) -> list[list]:
+    values = list(values)
+    return [[values.pop(0) for _ in range(number)] for number in numbers]
 
-    def writes_of(key, columns, digit):
-        token = digit[key] if readout.tokens[key] is None else readout.tokens[key]
-        of_position = table_ref[readout.positions[key], columns]
-        of_token = table_ref[token, columns]
-        return of_token + (of_position[None] if of_token.ndim > of_position.ndim else of_position)
 
-    def one_block(block, carry):
-        loss, d_table, d_shared, d_shared_scores = carry
-        lists = pl.ds(block * size, size)
-        place = block * size + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
-        weight = jnp.where(place < readout.n_lists, readout.weight, 0.0)
+def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
+    """Of a part of the lists: attention, logarithms of totals, loss, and what pulls on scores."""
+    n, n_weights, n_scores = readout.graph.list_len, sum(readout.choices.values()), len(readout.scores)
+    (
+        given_ref,
+        lists_ref,
+        (loss_ref, d_shared_ref, d_shared_scores_ref),
+        weights_ref,
+        d_weights_ref,
+        log_totals_ref,
+        d_scores_ref,
+    ) = _split(refs, len(readout.given), n, 3, n_weights, n_weights, n, n_scores)
+    digit = [ref[...] for ref in lists_ref]
+    sources = range(len(readout.tokens))
+    first = pl.program_id(0) * GPU_LISTS
+    place = first + jax.lax.broadcasted_iota(jnp.int32, (GPU_LISTS,), 0)
+    weight = jnp.where(place < readout.n_lists, readout.weight, 0.0)
+    scores = [
+        LN_2 * given_ref[readout.given.index(edge)][...]
+        if (edge := (layer, query, key)) in readout.given
+        else LN_2 * _writes(readout, table_ref, key, readout.column(layer, query), digit)
+        for layer, query, key in readout.scores
+    ]
+    weights, pull_weights = jax.vjp(lambda *x: readout.weights(x, (GPU_LISTS,)), *scores)
+    own = [[_writes(readout, table_ref, s, d, digit) for s in sources] for d in digit]
+    own = [readout.logits((GPU_LISTS,), weights, x) for x in own]  # [of the digit][output]
+    tops = [functools.reduce(jnp.maximum, x) for x in zip(*own, strict=True)]  # as in `readout`
+    for ref, value in zip((*weights_ref, *log_totals_ref), (*jax.tree.leaves(weights), *tops), strict=True):
+        ref[...] = value
+    barrier()
+
+    structure = jax.tree.structure(weights)
+    shape = LISTS_TILE, table_ref.shape[1]
+    column = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    shared = [_writes(readout, table_ref, s, slice(None), None) for s in sources[n:]]
+    is_logit = jax.lax.broadcasted_iota(jnp.int32, shape[1:], 0) < readout.n_tokens
+    # Every output adds its own vector once, and with it rules out the columns that are no logits.
+    shared = [jnp.broadcast_to(jnp.where(is_logit, x, IMPOSSIBLE), shape) for x in shared]
+
+    def one_tile(tile, d_shared):
+        lists = pl.ds(tile * LISTS_TILE, LISTS_TILE)
         digit = [ref[lists] for ref in lists_ref]
-        writes = [writes_of(s, slice(None), digit) for s in range(len(readout.tokens))]
-        writes = [x if x.ndim == 2 else x[None] for x in writes]  # [size, W] or [1, W]
+        place = first + tile * LISTS_TILE + jax.lax.broadcasted_iota(jnp.int32, (LISTS_TILE, 1), 0)
+        weight = jnp.where(place < readout.n_lists, readout.weight, 0.0)
+        writes = [*(_writes(readout, table_ref, i, slice(None), digit) for i in range(n)), *shared]
+        weights = jax.tree.unflatten(structure, [_column(ref[lists]) for ref in weights_ref])
+        logits, pull_logits = jax.vjp(functools.partial(readout.logits, shape), weights, writes)
+        slopes = []
+        for i, x in enumerate(logits):
+            top = _column(log_totals_ref[i][lists])
+            exponentials = jnp.exp2(jnp.minimum(x - top, HEADROOM))
+            total = exponentials.sum(1, keepdims=True)
+            log_totals_ref[i][lists] = (top + jnp.log2(total)).sum(1)
+            is_target = column == _column(digit[i])
+            slopes.append(exponentials * (weight / total) - jnp.where(is_target, weight, 0.0))
+        d_weights, pulls = pull_logits(slopes)
+        for ref, x in zip(d_weights_ref, jax.tree.leaves(d_weights), strict=True):
+            ref[lists] = LN_2 * x.sum(1)
+        return tuple(d + x for d, x in zip(d_shared, pulls[n:], strict=True))
 
-        def score(layer, query, key):
-            if (edge := (layer, query, key)) in readout.given:
-                return given_ref[readout.given.index(edge)][lists]
-            return writes_of(key, readout.column(layer, query), digit)
+    zeros = tuple(jnp.zeros(shape, jnp.float32) for _ in shared)
+    d_shared = jax.lax.fori_loop(0, GPU_LISTS // LISTS_TILE, one_tile, zeros)
+    for i, x in enumerate(d_shared):
+        d_shared_ref[i, :] = x.sum(0)
+    barrier()
 
-        scores = [score(*edge) for edge in readout.scores]
-        scales, pull_scales = jax.vjp(lambda *x: readout.scales(x, (size,)), *scores)
-        columns = [c[:, None] for c in scales]
-        targets = [d[:, None] for d in digit]
-        losses, pulls, d_scales = _outputs(readout, columns, writes, targets, column, weight, 1)
-        d_shared = [d + pulls[s].sum(0) for s, d in zip(shared, d_shared, strict=True)]
-        d_shared_scores = list(d_shared_scores)
-        for i, d_score in enumerate(pull_scales([d.sum(1) for d in d_scales])):
-            layer, query, key = edge = readout.scores[i]
-            if edge in readout.given:
-                d_given_ref[readout.given.index(edge)][lists] = d_score
-            elif key < n:
-                pulls[key] += jnp.where(column == readout.column(layer, query), d_score[:, None], 0.0)
-            else:
-                d_shared_scores[i] += d_score
-        for i in range(n):
-            chosen = _exact((row == digit[i][None, :]) | (row == readout.positions[i]))  # [M, size]
-            for part in reversed(_parts(pulls[i])):
-                d_table += _dot(chosen, part, 1, 0)
-        return loss + losses.sum(), d_table, tuple(d_shared), tuple(d_shared_scores)
+    losses = sum(ref[...] - own[i][i] for i, ref in enumerate(log_totals_ref))
+    loss_ref[0] = (losses * weight).sum()
+    d_scores = pull_weights(jax.tree.unflatten(structure, [ref[...] for ref in d_weights_ref]))
+    for i, (ref, x) in enumerate(zip(d_scores_ref, d_scores, strict=True)):
+        ref[...] = jnp.broadcast_to(x, (GPU_LISTS,))
+        d_shared_scores_ref[i] = x if x.ndim == 0 else jnp.float32(0)
 
-    zero = jnp.float32(0)
-    zeros = (
-        zero,
-        jnp.zeros((n_rows, width), jnp.float32),
-        tuple(jnp.zeros(width, jnp.float32) for _ in shared),
-        tuple(zero for _ in readout.scores),
+
+def _gpu_table(readout: Readout, table_ref, *refs):
+    """What all lists pull on some columns of the table; the last program sums what they pull on scores."""
+    n, n_weights, n_scores = readout.graph.list_len, sum(readout.choices.values()), len(readout.scores)
+    lists_ref, weights_ref, log_totals_ref, d_scores_ref, (d_shared_ref, d_shared_scores_ref, d_table_ref) = (
+        _split(refs, n, n_weights, n, n_scores, 3)
     )
-    loss, d_table, d_shared, d_shared_scores = jax.lax.fori_loop(0, n_blocks, one_block, zeros)
+    sources = range(len(readout.tokens))
+    n_rows, width = table_ref.shape
+    program = pl.program_id(0)
 
-    def of_source(source):
-        return (row_ == readout.tokens[source]) | (row_ == readout.positions[source])
+    @pl.when(program < width // TABLE_COLUMNS)
+    def _():
+        columns = pl.ds(program * TABLE_COLUMNS, TABLE_COLUMNS)
+        structure = jax.tree.structure({at: [0] * number for at, number in readout.choices.items()})
+        shape = TABLE_TILE, TABLE_COLUMNS
+        row = jax.lax.broadcasted_iota(jnp.int32, (n_rows, TABLE_TILE), 0)
+        column = program * TABLE_COLUMNS + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+        shared = [_writes(readout, table_ref, s, columns, None)[None] for s in sources[n:]]
 
-    for s, pull in zip(shared, d_shared, strict=True):
-        d_table += jnp.where(of_source(s), pull[None], 0.0)
-    for (layer, query, key), d_score in zip(readout.scores, d_shared_scores, strict=True):
-        if query >= n and key >= n:
-            here = of_source(key) & (column_ == readout.column(layer, query))
-            d_table += jnp.where(here, d_score, 0.0)
-    d_table_ref[...] = d_table
-    loss_ref[0] = loss
+        def one_tile(tile, d_table):
+            lists = pl.ds(tile * TABLE_TILE, TABLE_TILE)
+            digit = [ref[lists] for ref in lists_ref]
+            place = tile * TABLE_TILE + jax.lax.broadcasted_iota(jnp.int32, (TABLE_TILE, 1), 0)
+            weight = jnp.where(place < readout.n_lists, readout.weight, 0.0)
+            weights = jax.tree.unflatten(structure, [_column(ref[lists]) for ref in weights_ref])
+            writes = [_writes(readout, table_ref, i, columns, digit) for i in range(n)]
+            logits, pull_logits = jax.vjp(lambda *x: readout.logits(shape, weights, [*x, *shared]), *writes)
+            slopes = []
+            for i, x in enumerate(logits):
+                share = jnp.exp2(jnp.minimum(x - _column(log_totals_ref[i][lists]), 0.0))
+                slopes.append(weight * (share - jnp.where(column == _column(digit[i]), 1.0, 0.0)))
+            for i, pulls in enumerate(pull_logits(slopes)):
+                d_table = _add_rows(d_table, row, digit[i], readout.positions[i], pulls)
+            return d_table
+
+        n_tiles = -(-readout.n_lists // TABLE_TILE)
+        d_table = jnp.zeros((n_rows, TABLE_COLUMNS), jnp.float32)
+        d_table = jax.lax.fori_loop(0, n_tiles, one_tile, d_table)
+        row, column = (jax.lax.broadcasted_iota(jnp.int32, d_table.shape, axis) for axis in (0, 1))
+        for i, s in enumerate(sources[n:]):
+            pulls = sum(d_shared_ref[part, i, columns] for part in range(d_shared_ref.shape[0]))
+            d_table += jnp.where(_is_row_of(readout, s, row), pulls[None], 0.0)
+        column += program * TABLE_COLUMNS - readout.n_tokens
+        is_score = (column >= 0) & (column < readout.n_score_columns)
+        plgpu.store(d_table_ref.at[:, columns], d_table, mask=~is_score)
+
+    @pl.when(program == width // TABLE_COLUMNS)
+    def _():
+        n_columns = readout.n_score_columns
+        row = jax.lax.broadcasted_iota(jnp.int32, (n_rows, SCORES_TILE), 0)
+        column = jax.lax.broadcasted_iota(jnp.int32, (SCORES_TILE, n_columns), 1) + readout.n_tokens
+
+        def one_tile(tile, d_scores):
+            lists = pl.ds(tile * SCORES_TILE, SCORES_TILE)
+            for i in range(n):
+                pulls = jnp.zeros(column.shape, jnp.float32)
+                for ref, (layer, query, key) in zip(d_scores_ref, readout.scores, strict=True):
+                    if query >= n and key == i:
+                        here = column == readout.column(layer, query)
+                        pulls = jnp.where(here, _column(ref[lists]), pulls)
+                d_scores = _add_rows(d_scores, row, lists_ref[i][lists], readout.positions[i], pulls)
+            return d_scores
+
+        n_tiles = lists_ref[0].shape[0] // SCORES_TILE
+        d_scores = jnp.zeros((n_rows, n_columns), jnp.float32)
+        d_scores = jax.lax.fori_loop(0, n_tiles, one_tile, d_scores)
+        row, column = (jax.lax.broadcasted_iota(jnp.int32, d_scores.shape, axis) for axis in (0, 1))
+        for i, (layer, query, key) in enumerate(readout.scores):
+            if query >= n and key >= n:
+                pulls = sum(d_shared_scores_ref[part, i] for part in range(d_shared_ref.shape[0]))
+                here = _is_row_of(readout, key, row) & (
+                    column + readout.n_tokens == readout.column(layer, query)
+                )
+                d_scores += jnp.where(here, pulls, 0.0)
+        d_table_ref[:, pl.ds(readout.n_tokens, n_columns)] = d_scores
+
+
+def _is_row_of(readout: Readout, source: int, row):
+    return (row == readout.tokens[source]) | (row == readout.positions[source])
+
+
+def _writes(readout: Readout, table_ref, source: int, columns, digit):
+    """What a source writes to some columns: [...] for SEP and the outputs, [b, ...] for digits [b]."""
+    token = digit[source] if readout.tokens[source] is None else readout.tokens[source]
+    of_position, of_token = table_ref[readout.positions[source], columns], table_ref[token, columns]
+    return of_token + (of_position[None] if of_token.ndim > of_position.ndim else of_position)
+
+
+def _add_rows(total, row, digit, position, pulls):
+    """`total` [M, W] with the pulls [b, W] of lists added to the rows of their digit and position."""
+    chosen = _exact((row == digit[None, :]) | (row == position))  # [M, b]
+    for part in reversed(_truncated(pulls)):
+        total += _dot(chosen, part, 1, 0)
+    return total
+
+
+def _truncated(x):
+    """As `_parts`, by cutting bits off, which takes a GPU less than rounding."""
+    parts = []
+    for _ in range(3):
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+        parts.append(jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16))
+        x = x - jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+    return parts
 
 
 def take(lists, places, *, interpret: bool = False):
@@ -278,7 +453,10 @@ def take(lists, places, *, interpret: bool = False):
     taken = pl.pallas_call(
         _take_kernel,
         grid=(n_blocks,),
-        in_specs=[pl.BlockSpec(table.shape, lambda block: (0, 0, 0, 0)), pl.BlockSpec((1, size), lambda i: (0, i))],
+        in_specs=[
+            pl.BlockSpec(table.shape, lambda block: (0, 0, 0, 0)),
+            pl.BlockSpec((1, size), lambda i: (0, i)),
+        ],
         out_specs=pl.BlockSpec((n, size), lambda block: (0, block)),
         out_shape=jax.ShapeDtypeStruct((n, n_blocks * size), jnp.int32),
         interpret=interpret,
@@ -298,26 +476,8 @@ def _take_kernel(table_ref, places_ref, taken_ref):
         taken_ref[i : i + 1, :] = found.astype(jnp.int32)
 
 
-def _outputs(readout: Readout, scales, writes, digit, column, weight, axis: int):
-    """Weighted losses, what they pull on each source's writes, and on each scale; columns along `axis`."""
-    losses, d_scales = 0.0, []
-    pulls = [jnp.zeros(column.shape, jnp.float32) for _ in writes]
-    for output, terms in enumerate(readout.terms):
-        scale = {s: c if isinstance(c, float) else scales[c] for s, c in terms}
-        logits = sum(c * writes[s] for s, c in scale.items())
-        logits = jnp.where(column < readout.n_tokens, logits, IMPOSSIBLE)
-        top = logits.max(axis, keepdims=True)
-        exponentials = jnp.exp(logits - top)
-        total = exponentials.sum(axis, keepdims=True)
-        is_target = column == digit[output]
-        of_target = jnp.where(is_target, logits, 0.0).sum(axis, keepdims=True)
-        losses += (jnp.log(total) + top - of_target) * weight
-        slope = exponentials * (weight / total) - jnp.where(is_target, weight, 0.0)
-        for s, c in terms:
-            pulls[s] += scale[s] * slope
-            if not isinstance(c, float):
-                d_scales.append((slope * writes[s]).sum(axis, keepdims=True))
-    return losses, pulls, d_scales
+def _column(vector):
+    return vector[:, None]
 
 
 def _parts(x):
@@ -341,6 +501,4 @@ def _product(parts, x):
 
 
 def _dot(a, b, axis_a: int, axis_b: int):
-    return jax.lax.dot_general(
-        a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)

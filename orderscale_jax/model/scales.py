@@ -88,6 +88,7 @@ class Mixing:
         self.graph, self.score = graph, score
         self.keep = dict(zip(graph.check(keep), keep.values(), strict=True))
         self.renormalize, self.rule = renormalize, rule
+        self.attended: dict[tuple[int, int], list[Scale]] = {}  # by layer and query, as far as was asked
         self._residuals = {}
 
     def final(self, position: int) -> dict[int, Scale]:
@@ -103,9 +104,8 @@ class Mixing:
 
     def _read(self, layer: int, query: int) -> dict[int, Scale]:
         """The residual after `query` has read its keys in `layer`."""
-        own = self.residual(layer, query)
-        edges = [Edge(layer, query, int(key)) for key in np.flatnonzero(self.graph.readable(layer)[query])]
-        if not self.graph.carries(edges[0]):
+        own, edges = self.residual(layer, query), self.graph.reads(layer, query)
+        if not edges:
             return own
         carried = [self.residual(layer, edge.key) for edge in edges]
         weights = self.attention(layer, own, carried)
@@ -116,6 +116,7 @@ class Mixing:
                 left = sum(kept)
                 kept = [rescaled(weight, left, lost) for weight in kept]
             weights = kept
+        self.attended[layer, query] = weights
         out = dict(own)
         for weight, residual in zip(weights, carried, strict=True):
             for source, scale in residual.items():

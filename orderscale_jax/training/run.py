@@ -172,7 +172,9 @@ def _train(setup, run, train, validation, part, n_parts, axis, kernel):
             )
             return params, state, total + value
 
-        return jax.lax.fori_loop(0, jnp.minimum(block, n_steps - i * block) if is_short else block, body, carry)
+        return jax.lax.fori_loop(
+            0, jnp.minimum(block, n_steps - i * block) if is_short else block, body, carry
+        )
 
     carry = run.params, run.optimizer, jnp.zeros(())
     params, state, total = jax.lax.fori_loop(0, n_blocks, train_block, carry)
