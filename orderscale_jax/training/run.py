@@ -132,22 +132,30 @@ def train_until_validation(
     )
 
 
-def _train(setup, run, train, validation, part, n_parts, axis):
+def stepper(setup: Setup, run: Run, train, part=0, n_parts=1, axis: str | None = None):
+    """One step of a run: a function (params, optimizer state, step) -> (params, state, loss) that draws the
+    lists of that step and trains on them; arguments as in `train_until_validation`."""
     config = setup.train
     transform = optimizer(setup, run.hyper)
     key = _key(run.seed, run.attempt, "batches")
 
-    def body(offset, carry):
-        params, state, total = carry
-        lists = training_batch(
-            config.batches, setup.task, config.batch_size, key, run.step + offset, train, part, n_parts
-        )
-        step, noise_key = run.step + offset, None
+    def take(params, state, step):
+        lists = training_batch(config.batches, setup.task, config.batch_size, key, step, train, part, n_parts)
+        noise_key = None
         if has_noise(setup):
             noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), step)
-        params, state, value = train_step(
-            setup, run.hyper, transform, params, state, lists, step, axis, noise_key
-        )
+        return train_step(setup, run.hyper, transform, params, state, lists, step, axis, noise_key)
+
+    return take
+
+
+def _train(setup, run, train, validation, part, n_parts, axis):
+    config = setup.train
+    take = stepper(setup, run, train, part, n_parts, axis)
+
+    def body(offset, carry):
+        params, state, total = carry
+        params, state, value = take(params, state, run.step + offset)
         return params, state, total + value
 
     n_steps = config.eval_every
