@@ -17,21 +17,32 @@ from orderscale_jax.training.devices import planned_bytes
 def costs(program: Program, target: Target, devices: Sequence[jax.Device]) -> dict[str, Any]:
     """What a program takes of one device of a target; see `hlo.Cost` for what is counted, and how.
 
+    Products with fewer bits are those that are not told to compute in full float32.
+
     The two bounds say how often a second the device could do it if it did nothing but move these bytes, or
     nothing but these products: steps of runs where it trains, otherwise calls.
     """
-    lowered = program.lower(devices)
-    began = time.perf_counter()
-    compiled = lowered.compile()
+    function, arguments = program.build(devices)
+    lowered = function.lower(*arguments)
+    began, options = time.perf_counter(), {}
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError:
+        if not target.otherwise:
+            raise
+        options = target.otherwise
+        compiled = lowered.compile(compiler_options=options)
     seconds = time.perf_counter() - began
     module = hlo.read(compiled.as_text())
     cost, memory, times = hlo.cost(module), planned_bytes(compiled), program.run_steps or 1
+    products = hlo.products(module)
     gathers, single_number_gathers = hlo.picks(module, "gather")
     scatters, single_number_scatters = hlo.picks(module, "scatter")
     return {
         "program": program.name,
         "target": target.name,
         "compile_seconds": round(seconds, 2),
+        "compiler_options": options,
         "kernels": cost.kernels,
         "copies": cost.copies,
         "custom_kernels": hlo.custom_kernels(module),
@@ -39,6 +50,8 @@ def costs(program: Program, target: Target, devices: Sequence[jax.Device]) -> di
         "single_number_gathers": single_number_gathers,
         "scatters": scatters,
         "single_number_scatters": single_number_scatters,
+        "products": len(products),
+        "products_with_fewer_bits": sum(not product.is_full for product in products),
         "bytes_moved": cost.bytes_moved,
         "bytes_per_run_step": None if program.run_steps is None else round(cost.bytes_moved / times),
         "flops": cost.flops,

@@ -28,6 +28,7 @@ NAME = re.compile(r"%([\w.\-]+)")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = ")
 HEADER = re.compile(r"(ENTRY )?%([\w.\-]+) .*\{$")
+PALLAS = re.compile(r'custom_call_target="[^"]*(?:tpu_custom_call|triton|mosaic)')
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -67,7 +68,7 @@ class Module:
     entry: str
 
     def called(self, instruction: Instruction) -> list[Computation]:
-        """The computations that an instruction names, a branch of which it may leave out."""
+        """The computations that an instruction names, every branch included."""
         names = CALLED.findall(instruction.attributes)
         for branches in BRANCHES.findall(instruction.attributes):
             names += NAME.findall(branches)
@@ -81,7 +82,9 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one call of a program takes; loops count as often as they are known to go round, otherwise once.
+    """What one call of a program takes.
+
+    A loop counts as often as it is known to go round, otherwise once; of a choice every branch counts.
 
     Attributes:
       kernels: instructions that are run, each once, however often a loop repeats it; an asynchronous pair
@@ -140,8 +143,8 @@ def picks(module: Module, opcode: str) -> tuple[int, int]:
 
 
 def custom_kernels(module: Module) -> int:
-    """How many kernels were not written by the compiler, such as those of Pallas."""
-    return sum(i.opcode == "custom-call" and i.is_work and not _is_product(i) for i in module.instructions())
+    """How many kernels of Pallas there are, which the compiler did not write."""
+    return sum(bool(PALLAS.search(i.attributes)) for i in module.instructions())
 
 
 def products(module: Module) -> list[Product]:
@@ -283,7 +286,7 @@ def _product(computation: Computation, instruction: Instruction) -> Product:
     shapes = [ARRAY.search(computation[name].shape) for name in instruction.operands[:2]]
     attributes = instruction.attributes
     precision = re.search(r'operand_precision"?[=:][{\[]([^}\]]*)', attributes)
-    algorithm = re.search(r'algorithm"?[=:]"?(\w+)', attributes)
+    algorithm = re.search(r'\balgorithm(?:=|":"ALG_)(\w+)', attributes)
     lengths = [int(length) for length in shapes[0][2].split(",")]
     if labels := re.search(r"dim_labels=(\w+)_", attributes):  # on a TPU a product is a convolution
         summed = [lengths[labels[1].index("f")]]
@@ -295,6 +298,6 @@ def _product(computation: Computation, instruction: Instruction) -> Product:
         name=instruction.name,
         types=tuple(shape[1] for shape in shapes),
         precision=tuple(re.findall(r"\w+", precision[1].lower())) if precision else (),
-        algorithm="" if algorithm is None else algorithm[1].lower().removeprefix("alg_").replace("unset", ""),
+        algorithm="" if algorithm is None else algorithm[1].lower().replace("unset", ""),
         flops=2 * math.prod(result) * math.prod(summed),
     )

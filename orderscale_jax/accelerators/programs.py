@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +30,13 @@ class Program:
 
     Attributes:
       name: of this kind and these shapes.
-      lower: a function of devices, which need not be here, that gives the `jax.stages.Lowered`.
+      build: a function of devices, which need not be here, that gives a function with `lower`, and its
+        arguments in shapes; of None for a program on one device that is only to be lowered.
       run_steps: how many steps of runs one call takes on each device; None if it does not train.
     """
 
     name: str
-    lower: Callable[[Sequence[jax.Device]], jax.stages.Lowered]
+    build: Callable[[Sequence[jax.Device] | None], tuple[Any, tuple]]
     run_steps: float | None = None
 
 
@@ -79,10 +81,7 @@ def training_step(name: str, setup: Setup, split: Split, R: int) -> Program:
     rest = dataclasses.replace(runs, params=None, optimizer=None, best_params=None, best_scores=None)
     arguments = runs.params, runs.optimizer, rest, _like(split.train)
 
-    def lower(devices):
-        return jitted(many, devices[0], donate_argnums=(0, 1)).lower(*arguments)
-
-    return Program(f"step_{name}_{_of(R)}", lower, R)
+    return _on_one(f"step_{name}_{_of(R)}", many, *arguments, run_steps=R, donate_argnums=(0, 1))
 
 
 def stretch(
@@ -90,13 +89,13 @@ def stretch(
 ) -> Program:
     """R runs to their next validation, on one device or shared out over several: `runs` or the `batch`."""
 
-    def lower(devices):
-        placement = Placement(R, n_devices, shared, R > 1, devices[0].platform)
+    def build(devices):
+        placement = Placement(R, n_devices, shared, R > 1, "accelerator")
         training = CompiledTraining(setup, placement, devices)
-        return training.lower(_runs(setup, R), _like(split.train), _like(split.validation))
+        return training.uncompiled(_runs(setup, R), _like(split.train), _like(split.validation))
 
     several = f"_{n_devices}_devices_by_{shared}" if n_devices > 1 else ""
-    return Program(f"stretch_{name}_{_of(R)}{several}", lower, setup.train.eval_every * R / n_devices)
+    return Program(f"stretch_{name}_{_of(R)}{several}", build, setup.train.eval_every * R / n_devices)
 
 
 def validation(name: str, setup: Setup, split: Split, R: int) -> Program:
@@ -105,7 +104,7 @@ def validation(name: str, setup: Setup, split: Split, R: int) -> Program:
     def many(params, lists):
         return jax.vmap(functools.partial(evaluate, setup), in_axes=(0, None))(params, lists)
 
-    return _plain(f"validation_{name}_{_of(R)}", many, _runs(setup, R).params, _like(split.validation))
+    return _on_one(f"validation_{name}_{_of(R)}", many, _runs(setup, R).params, _like(split.validation))
 
 
 def ablation(name: str, config: ModelConfig, split: Split, mode: str) -> Program:
@@ -116,7 +115,7 @@ def ablation(name: str, config: ModelConfig, split: Split, mode: str) -> Program
         return count_right(graphdef, state, lists, mode, None, affordable)
 
     affordable = jax.ShapeDtypeStruct((), jnp.int32)
-    return _plain(f"ablation_{name}_{mode}", one, state, _like(split.validation), affordable)
+    return _on_one(f"ablation_{name}_{mode}", one, state, _like(split.validation), affordable)
 
 
 def observation(name: str, config: ModelConfig) -> Program:
@@ -127,11 +126,14 @@ def observation(name: str, config: ModelConfig) -> Program:
         return see_chunk(graphdef, state, lists, None)
 
     lists = jax.ShapeDtypeStruct((CHUNK, config.list_len), jnp.int32)
-    return _plain(f"observation_{name}", one, state, lists)
+    return _on_one(f"observation_{name}", one, state, lists)
 
 
-def _plain(name: str, function: Callable, *arguments) -> Program:
-    return Program(name, lambda devices: jitted(function, devices[0]).lower(*arguments))
+def _on_one(name: str, function: Callable, *arguments, run_steps: int | None = None, **options) -> Program:
+    def build(devices):
+        return jitted(function, devices and devices[0], **options), arguments
+
+    return Program(name, build, run_steps)
 
 
 def _runs(setup: Setup, R: int) -> run.Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,8 @@ class Target:
       bytes_per_second: of its main memory.
       flops_per_second: of products of float32 numbers with all their bits.
       memory_bytes: what programs may take of it.
+      otherwise: options for programs that its compiler refuses without them. Where there is no GPU on which
+        to try out kernels, XLA takes the first one it thinks of for a product, and that can be impossible.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Target:
     bytes_per_second: float
     flops_per_second: float
     memory_bytes: float
+    otherwise: dict[str, bool] = dataclasses.field(default_factory=dict)
 
 
 TARGETS = {
@@ -73,7 +77,7 @@ TARGETS = {
     for target in (
         Target("v5e", "tpu", 4, 0.819e12, 197e12 / PASSES, USABLE * 16 * 2**30),
         Target("v6e", "tpu", 4, 1.64e12, 918e12 / PASSES, USABLE * 32 * 2**30),
-        Target("h100", "cuda", 1, 3.35e12, 67e12, USABLE * 80e9),
+        Target("h100", "cuda", 1, 3.35e12, 67e12, USABLE * 80e9, {"xla_gpu_enable_triton_gemm": False}),
     )
 }
 
@@ -100,14 +104,16 @@ def environment(target: Target) -> dict[str, str]:
             raise MissingPackage(
                 f"to compile for {target.name} needs libtpu: pip install 'orderscale-jax[tpu]'"
             )
-        return {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+        alone = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # it asks and locks nothing
+        return {"JAX_PLATFORMS": "cpu", **alone}
     toolkit = _toolkit()
     if toolkit is None or importlib.util.find_spec("jax_cuda13_plugin") is None:
         raise MissingPackage(
             f"to compile for {target.name} needs NVIDIA's compiler: pip install --no-deps "
             + " ".join(nvidia_packages())
         )
-    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_gpu_cuda_data_dir={toolkit}"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_cuda_data_dir={toolkit}"
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
 
 
 def nvidia_packages() -> list[str]:

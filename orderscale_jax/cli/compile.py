@@ -14,17 +14,19 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 from tqdm import tqdm
 
-from orderscale_jax.accelerators import programs, targets
+from orderscale_jax.accelerators import targets
 from orderscale_jax.accelerators.costs import costs
-from orderscale_jax.cli import arguments
+from orderscale_jax.accelerators.programs import Program, all_programs
+from orderscale_jax.cli import app, arguments
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.config import default_config
 from orderscale_jax.errors import UserError
+from orderscale_jax.formatting import count
 from orderscale_jax.training.ensemble import make_setup
 
 BATCH_SIZE = 1024
@@ -44,22 +46,21 @@ def main():
     target = targets.find(arguments.required(TARGET))
     os.environ.update(targets.environment(target))
     jax.config.update("jax_platforms", "cpu")  # JAX read the variable when it was imported
-    file = open(OUTPUT.value, "w") if OUTPUT.value else contextlib.nullcontext()
-    with file:
-        compile_all(target, file if OUTPUT.value else None)
+    wanted = [program for program in every_program(target, RUNS.value) if ONLY.value in program.name]
+    if not wanted:
+        raise UserError(f"--only={ONLY.value}: no program has that in its name")
+    with open(OUTPUT.value, "w") if OUTPUT.value else contextlib.nullcontext() as file:
+        with _silence():
+            devices = targets.devices(target)
+        compile_all(wanted, target, devices, file)
 
 
-def compile_all(target: targets.Target, file):
-    """Compiles everything; every line is printed, and written to `file` if there is one.
+def compile_all(wanted: Sequence[Program], target: targets.Target, devices: Sequence[jax.Device], file=None):
+    """Compiles programs; every line is printed, and written to `file` if there is one.
 
     Raises:
       UserError: a program does not compile, or does not fit; all the others are told first.
     """
-    with _silence():
-        devices = targets.devices(target)
-    wanted = [p for p in every_program(target, RUNS.value) if ONLY.value in p.name]
-    if not wanted:
-        raise UserError(f"no program has {ONLY.value!r} in its name")
     wrong = []
     progress = tqdm(wanted, disable=None)
     for program in progress:
@@ -67,22 +68,19 @@ def compile_all(target: targets.Target, file):
         try:
             with _silence():
                 line = costs(program, target, devices)
-        except Exception as error:  # of a compiler, which has many
-            wrong.append(f"{program.name} does not compile ({str(error).strip().splitlines()[0]})")
+        except Exception as error:  # compilers fail in many ways
+            wrong.append(f"{program.name} does not compile ({app.first_line(str(error))})")
             continue
         if not line["fits"]:
-            wrong.append(
-                f"{program.name} takes {line['memory_bytes'] / 1e9:.1f} GB of memory, which is too much"
-            )
+            wrong.append(f"{program.name} takes {line['memory_bytes'] / 1e9:.1f} GB, more than there is")
         for stream in filter(None, (sys.stdout, file)):
             print(json.dumps(line), file=stream, flush=True)
     if wrong:
-        raise UserError(
-            f"{len(wrong)} of {len(wanted)} programs cannot run on {target.name}: {'; '.join(wrong)}"
-        )
+        number = f"{len(wrong)} of {count(len(wanted), 'program')}"
+        raise UserError(f"{number} cannot run on {target.name}: {'; '.join(wrong)}")
 
 
-def every_program(target: targets.Target, n_runs: int) -> list[programs.Program]:
+def every_program(target: targets.Target, n_runs: int) -> list[Program]:
     """What is compiled for a target."""
     trained, sizes = {}, sorted({1, n_runs, MANY_RUNS})
     for name, config_name in TRAINED.items():
@@ -95,12 +93,13 @@ def every_program(target: targets.Target, n_runs: int) -> list[programs.Program]
         config.model.n_layers, config.task.list_len = n_layers, list_len
         setup, split = make_setup(config)
         analysed[name] = setup.model, split
-    return list(programs.all_programs(trained, analysed, n_runs, target.n_devices))
+    return list(all_programs(trained, analysed, n_runs, target.n_devices))
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps compilers from writing to stderr, which they do past Python."""
+    """Keeps compilers from writing to stderr, which they do past Python, and JAX from warning that numbers of
+    a run, which a step leaves alone, were given away in vain."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:

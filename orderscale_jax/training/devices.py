@@ -176,7 +176,8 @@ class CompiledTraining:
 
     def __call__(self, runs: Run, train, validation) -> tuple[Run, dict[str, Any]]:
         """(runs, reports): runs in the placement's layout, reports with leading axis R."""
-        runs, reports = self._program(runs, train, validation)(*self._parts, runs, train, validation)
+        arguments = *self._parts, runs, train, validation
+        runs, reports = self._program(*arguments)(*arguments)
         return runs, self.fetch(reports)
 
     def bytes(self, runs: Run, train, validation) -> int:
@@ -185,20 +186,17 @@ class CompiledTraining:
         Takes runs [R, …] and lists, or anything with those shapes and types.
         """
         sharing = self.placement.n_devices if self.placement.platform == "cpu" else 1
-        return planned_bytes(self._program(*self._laid_out(runs, train, validation))) * sharing
+        _, arguments = self.uncompiled(runs, train, validation)
+        return planned_bytes(self._program(*arguments)) * sharing
 
-    def lower(self, runs: Run, train, validation):
-        """The program before it is compiled, for the same."""
-        return self._call.lower(*self._parts, *self._laid_out(runs, train, validation))
-
-    def _laid_out(self, runs: Run, train, validation):
-        """Shapes of the arguments in the placement's layout."""
+    def uncompiled(self, runs: Run, train, validation):
+        """What is compiled for the same: a function with `lower`, and its arguments in shapes."""
         if self._stacked:
             shape = self.placement.n_devices, -1
             runs = jax.eval_shape(
                 functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:])), runs
             )
-        return runs, train, validation
+        return self._call, (*self._parts, runs, train, validation)
 
     def load(self, runs: Run) -> Run:
         """Runs [R, …] in the placement's layout."""
@@ -218,7 +216,7 @@ class CompiledTraining:
         """The program for arguments of these shapes."""
         shapes = tuple((x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arguments))
         if shapes not in self._programs:
-            self._programs[shapes] = self._call.lower(*self._parts, *arguments).compile()
+            self._programs[shapes] = self._call.lower(*arguments).compile()
         return self._programs[shapes]
 
     @property
