@@ -164,6 +164,17 @@ def test_a_program_for_a_gpu_is_read():
     assert gemm.flops == product and not gemm.is_full and hlo.custom_kernels(module) == 0
 
 
+def test_a_loop_that_does_not_say_how_often_it_goes_round_is_read():
+    silent = GPU.replace('"known_trip_count":{"n":"3"}', "")
+    counted = """%n = s32[] constant(3)
+  %at = s32[] get-tuple-element(%state.1), index=0
+  ROOT %go = pred[] compare(%at, %n), direction=LT"""
+    known, once = (hlo.cost(hlo.read(text)) for text in (GPU, silent))
+    found = hlo.cost(hlo.read(silent.replace("ROOT %go = pred[] constant(true)", counted)))
+    assert (found.flops, once.flops) == (known.flops, known.flops / 2)
+    assert found.bytes_moved == known.bytes_moved + 3 * (4 + 4 + 1)
+
+
 def test_a_program_for_a_tpu_is_read():
     module = hlo.read(TPU)
     assert hlo.size("f32[100,64]{0,1:T(8,128)}") == 4 * 64 * 128  # 100 lies along the lanes

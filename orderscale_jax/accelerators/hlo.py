@@ -29,6 +29,7 @@ ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = ")
 HEADER = re.compile(r"(ENTRY )?%([\w.\-]+) .*\{$")
 PALLAS = re.compile(r'custom_call_target="[^"]*(?:tpu_custom_call|triton|mosaic)')
+CONDITION = re.compile(r"condition=%([\w.\-]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -210,7 +211,7 @@ def _cost(module: Module, computation: Computation) -> Cost:
     for instruction in filter(lambda i: i.is_work, computation.values()):
         if instruction.opcode in ("while", "call", "conditional"):
             inner = [_cost(module, called) for called in module.called(instruction)]
-            trips = int(found[1]) if (found := TRIPS.search(instruction.attributes)) else 1
+            trips = _trips(module, instruction)
             kernels += sum(part.kernels for part in inner)
             copies += sum(part.copies for part in inner)
             moved += trips * sum(part.bytes_moved for part in inner)
@@ -222,6 +223,19 @@ def _cost(module: Module, computation: Computation) -> Cost:
             kernels += 1
             copies += _only_moves(module, instruction)
     return Cost(kernels, copies, moved, flops)
+
+
+def _trips(module: Module, instruction: Instruction) -> int:
+    """How often a loop goes round: as it says, or the number below which its condition keeps a counter."""
+    if found := TRIPS.search(instruction.attributes):
+        return int(found[1])
+    if instruction.opcode == "while":
+        condition = module.computations[CONDITION.search(instruction.attributes)[1]]
+        for part in condition.values():
+            if part.opcode == "compare" and "direction=LT" in part.attributes:
+                limit = condition[part.operands[1]]
+                return int(limit.arguments) if limit.opcode == "constant" else 1
+    return 1
 
 
 def _moved(module: Module, computation: Computation, instruction: Instruction) -> int:

@@ -1,11 +1,11 @@
-"""Compiles every program for an accelerator, without one, and says what it costs there.
+"""Compiles all programs for an accelerator that need not be here.
 
     orderscale compile --target=h100 --output=h100.jsonl
 
-One JSON line per program: its kernels, the bytes they move, the memory it takes,
-and how often a second the device could do that at best: steps of runs where it
-trains, calls where not. Needs XLA's compiler for the target: libtpu for v5e and
-v6e (pip install 'orderscale-jax[tpu]'), NVIDIA's packages for h100.
+One JSON line per program: its kernels, the bytes they move, the memory that it
+takes, and how often a second the device could do that at best: steps of runs
+where it trains, calls where not. Needs XLA's compiler for the target: libtpu for
+v5e and v6e (pip install 'orderscale-jax[tpu]'), NVIDIA's packages for h100.
 """
 
 from __future__ import annotations
