@@ -177,9 +177,8 @@ def _array_size(kind: str, dims: str, layout: str | None, everywhere: bool) -> i
         lengths[start:] = [-(-n // t) * t for n, t in zip(lengths[start:], tile, strict=True)]
     if kind in WIDTHS:
         return math.prod(lengths) * WIDTHS[kind]
-    return -(
-        -math.prod(lengths) * int(re.search(r"\d+", kind)[0]) // 8
-    )  # `f32`, `s8`, `bf16`, `u4`, `f8e4m3`
+    bits = int(re.search(r"\d+", kind)[0])  # `f32`, `s8`, `bf16`, `u4`, `f8e4m3`
+    return -(-math.prod(lengths) * bits // 8)
 
 
 def _instruction(name: str, rest: str) -> Instruction:
@@ -234,7 +233,7 @@ def _trips(module: Module, instruction: Instruction) -> int:
         for part in condition.values():
             if part.opcode == "compare" and "direction=LT" in part.attributes:
                 limit = condition[part.operands[1]]
-                return int(limit.arguments) if limit.opcode == "constant" else 1
+                return int(limit.arguments) if limit.arguments.isdigit() else 1
     return 1
 
 

@@ -4,8 +4,8 @@
 
 One JSON line per program: its kernels, the bytes they move, the memory that it
 takes, and how often a second the device could do that at best: steps of runs
-where it trains, calls where not. Needs XLA's compiler for the target: libtpu for
-v5e and v6e (pip install 'orderscale-jax[tpu]'), NVIDIA's packages for h100.
+where it trains, calls where not. Needs XLA's compiler for the target: libtpu
+for v5e and v6e (pip install 'orderscale-jax[tpu]'), NVIDIA's for h100.
 """
 
 from __future__ import annotations
