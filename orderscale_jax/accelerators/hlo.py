@@ -93,8 +93,8 @@ class Cost:
       copies: those of them that only move or rearrange data.
       bytes_moved: what all kernels read and write in the main memory of the device. What a kernel only
         slices or gathers from counts as much as it takes, every other operand whole.
-      flops: operations of matrix products, two for a product and its sum; those inside kernels that were not
-        written by the compiler count where the kernel states them.
+      flops: operations of matrix products, two for a product and its sum; those inside a kernel of Pallas
+        where it states them, which only those for a TPU do.
     """
 
     kernels: int
