@@ -220,11 +220,16 @@ import json, os, sys
 from orderscale_jax.accelerators import targets
 target = targets.find(sys.argv[1])
 os.environ.update(targets.environment(target))
-from orderscale_jax.accelerators.costs import costs
+import jax
+from orderscale_jax.accelerators import costs
 from test_accelerators import small_programs
+compiled, plan = [], costs.planned_bytes
+costs.planned_bytes = lambda program: compiled.append(program) or plan(program)
 devices, programs = targets.devices(target), small_programs(target.n_devices)
 for name in sys.argv[2:]:
-    print(json.dumps(costs(programs[name], target, devices)))
+    print(json.dumps(costs.costs(programs[name], target, devices)))
+    (where,) = {tuple(x.device_set) for x in jax.tree.leaves(compiled.pop().input_shardings)}
+    assert set(where) <= set(devices) and len(where) == (4 if "devices" in name else 1), where
 """
 
 
