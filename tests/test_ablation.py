@@ -106,14 +106,14 @@ def test_the_residual_form_serves_plain_models_too(mode, monkeypatch):
     expected = ablate_edges(model, lists, mode, tolerance=TOLERANCE)
     monkeypatch.setattr(scales, "is_faster", lambda config: False)
     monkeypatch.setattr(ablation, "CHUNK_BYTES", 4 * 5 * 8 * 3 * 10)  # ten lists at a time
-    monkeypatch.setattr(ablation, "_evaluate", jax.jit(_evaluate_anew, static_argnums=(0, 3, 4)))
+    monkeypatch.setattr(ablation, "count_right", jax.jit(_evaluate_anew, static_argnums=(0, 3, 4)))
     found = ablate_edges(model, lists, mode, tolerance=TOLERANCE)
     np.testing.assert_allclose(found.position_accuracies, expected.position_accuracies, atol=1e-6)
     assert found.critical == expected.critical
     assert found.accuracy_without_non_critical == pytest.approx(expected.accuracy_without_non_critical)
 
 
-def _evaluate_anew(*arguments, evaluate=ablation._evaluate.__wrapped__):
+def _evaluate_anew(*arguments, evaluate=ablation.count_right.__wrapped__):
     return evaluate(*arguments)
 
 

@@ -228,6 +228,8 @@ BAD = {
     "no weights": (["import-torch", "--source=other.npz", "--output=new"], "array embed.W_E is missing"),
     "no folder": (["reproduce", "--published=nowhere", "--output=new"], "nowhere: No such file or directory"),
     "no place": (["benchmark", "--output=nowhere/lines"], "nowhere/lines: No such file or directory"),
+    "no target": (["compile", "--target=a100"], "no target 'a100'; there are v5e, v6e and h100"),
+    "which target": (["compile"], "--target is required: the device: v5e, v6e or h100"),
     "nothing published": (
         ["reproduce", "--published=empty", "--output=new"],
         "holds no published checkpoint",
@@ -290,13 +292,15 @@ def test_the_commands_are_listed(orderscale):
     code, out, err = orderscale()
     assert (code, err) == (0, "") and orderscale("--help") == orderscale("-h") == (code, out, err)
     named = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
-    assert named == ["train", "reproduce", "analyze", "import-torch", "sweep", "benchmark"]
+    assert named == ["train", "reproduce", "analyze", "import-torch", "sweep", "benchmark", "compile"]
     assert max(map(len, out.splitlines())) <= 80
     version = orderscale("--version")
     assert version == (0, "orderscale 0.1.0\n", "")
 
 
-@pytest.mark.parametrize("command", ["train", "reproduce", "analyze", "import-torch", "sweep", "benchmark"])
+@pytest.mark.parametrize(
+    "command", ["train", "reproduce", "analyze", "import-torch", "sweep", "benchmark", "compile"]
+)
 def test_help(command, orderscale):
     code, out, err = orderscale(command, "--help")
     assert (code, err) == (0, "") and orderscale(command, "--workdir=x", "-h") == (code, out, err)

@@ -15,6 +15,7 @@ import dataclasses, sys
 import jax, numpy as np
 from orderscale_jax.checkpoint import _flatten
 from orderscale_jax.config import LAST_SCORES, Setup, TrainConfig, as_drawn
+from orderscale_jax.training import devices
 from orderscale_jax.training.devices import CompiledTraining, Placement, place, start_runs
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.task import TaskConfig, make_split
@@ -56,6 +57,10 @@ for i in range(8):
     go(f"seed {3 + i} on one device", alone, member(i))
 go("seed 3 on eight devices", CompiledTraining(setup, shared), member(0))
 go("all on eight devices", CompiledTraining(setup, eight), started)
+devices.MAPPED = devices._shard_map
+go("seed 3 by shard_map", CompiledTraining(setup, shared), member(0))
+go("all by shard_map", CompiledTraining(setup, eight), started)
+devices.MAPPED = devices._pmap
 
 def to_the_end(seeds):
     running, placements = Ensemble(short, split, start_runs(short, np.asarray(seeds))), set()
@@ -119,6 +124,14 @@ def test_every_run_of_eight_on_eight_devices_goes_as_if_it_were_alone(found):
     assert len(np.unique(weights[:, 0, 0])) == 8  # every seed its own way
 
 
+@pytest.mark.parametrize("runs", ["seed 3", "all"])
+def test_both_ways_to_use_many_devices_give_the_same_bits(found, runs):
+    mapped = found[f"{runs} by shard_map"]
+    assert mapped.keys() == found[f"{runs} on eight devices"].keys()
+    for key, array in found[f"{runs} on eight devices"].items():
+        np.testing.assert_array_equal(mapped[key], array, err_msg=key)
+
+
 @pytest.mark.parametrize(
     ("n_runs", "batch_size", "n_devices", "split"),
     [
@@ -131,9 +144,8 @@ def test_every_run_of_eight_on_eight_devices_goes_as_if_it_were_alone(found):
         (11, 16, 8, "batch"),
     ],
 )
-def test_where_runs_go(monkeypatch, n_runs, batch_size, n_devices, split):
-    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
-    placement = devices.place(n_runs, batch_size)
+def test_where_runs_go(n_runs, batch_size, n_devices, split):
+    placement = devices.place(n_runs, batch_size, 8 * jax.local_devices()[:1])
     assert (placement.n_runs, placement.n_devices, placement.split) == (n_runs, n_devices, split)
     assert not placement.vectorize  # on a CPU runs take turns
 

@@ -111,7 +111,7 @@ def ablate_edges(
         raise UserError("ablation needs at least one list")
     graphdef, params = nnx.split(model)
     affordable = int((tolerance + ROUNDING) * lists.size)  # outputs that an edge may cost uncritically
-    intact, cut, rest = jax.device_get(_evaluate(graphdef, params, lists, mode, head, affordable))
+    intact, cut, rest = jax.device_get(count_right(graphdef, params, lists, mode, head, affordable))
     graph = config.graph
     live = np.array([graph.is_live(edge) for edge in graph.edges])
     correct = np.tile(intact, (len(graph.edges), 1))
@@ -130,7 +130,7 @@ def ablate_edges(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _evaluate(graphdef, params, lists, mode: str, head: int | None, affordable):
+def count_right(graphdef, params, lists, mode: str, head: int | None, affordable):
     """Lists right of each output: intact [n], every live edge cut [E, n], all non-critical ones cut [n]."""
     model = nnx.merge(graphdef, params)
     config, renormalize = model.config, mode == "renormalize"

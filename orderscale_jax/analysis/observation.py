@@ -185,19 +185,21 @@ def chunks(n_lists: int) -> Iterator[slice]:
 
 
 def _in_chunks(model: ListTransformer, lists: np.ndarray, interventions) -> dict[str, np.ndarray]:
-    """What `_run` sees of every list, chunk by chunk; `interventions` is a function of list indices."""
+    """What `see_chunk` sees of every list, chunk by chunk; `interventions` is a function of list indices."""
     graphdef, state = nnx.split(model)
     size, seen = min(CHUNK, len(lists)), []
     for part in chunks(len(lists)):
         # the last chunk is filled up with its last list: one shape, one compilation
         indices = np.minimum(np.arange(part.start, part.start + size), len(lists) - 1)
-        found = jax.device_get(_run(graphdef, state, jnp.asarray(lists[indices]), interventions(indices)))
+        found = jax.device_get(
+            see_chunk(graphdef, state, jnp.asarray(lists[indices]), interventions(indices))
+        )
         seen.append({name: x[: part.stop - part.start] for name, x in found.items()})
     return {name: np.concatenate([chunk[name] for chunk in seen]) for name in seen[0]}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(graphdef, state, lists, interventions: Interventions | None):
+def see_chunk(graphdef, state, lists, interventions: Interventions | None):
     """Answers, and for an undisturbed pass the rest of an Observation; every array has B first."""
     model = nnx.merge(graphdef, state)
     if interventions is not None:

@@ -15,7 +15,7 @@ from orderscale_jax import __version__
 from orderscale_jax.cli import app, arguments
 from orderscale_jax.errors import UserError
 
-COMMANDS = ("train", "reproduce", "analyze", "import-torch", "sweep", "benchmark")
+COMMANDS = ("train", "reproduce", "analyze", "import-torch", "sweep", "benchmark", "compile")
 
 
 def main(command: str | None = None):

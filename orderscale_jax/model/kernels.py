@@ -468,8 +468,8 @@ def _take_kernel(table_ref, places_ref, taken_ref):
     n_rows, size = table_ref.shape[-1], places_ref.shape[1]
     row = jax.lax.broadcasted_iota(jnp.int32, (n_rows, size), 0)
     lane = jax.lax.broadcasted_iota(jnp.int32, (TILE, size), 0)
-    chosen = _exact(row == places_ref[...] // TILE)
-    is_lane = lane == places_ref[...] % TILE
+    chosen = _exact(row == places_ref[...] >> 7)  # TILE is 128
+    is_lane = lane == places_ref[...] & (TILE - 1)
     for i in range(taken_ref.shape[0]):
         low, high = (_dot(table_ref[byte, i], chosen, 1, 0) for byte in (0, 1))
         found = jnp.where(is_lane, low + 256.0 * high, 0.0).sum(0, keepdims=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec, SingleDeviceSharding
 
 from orderscale_jax.config import Setup
 from orderscale_jax.training import run
@@ -52,26 +54,26 @@ class Placement:
         return f"{runs} on {devices}{shared}"
 
 
-def place(n_runs: int, batch_size: int) -> Placement:
-    """Lays runs over the local devices; fewer than all where neither runs nor batch divide evenly."""
-    local = jax.local_device_count()
-    platform = jax.local_devices()[0].platform
-    kernel = _kernel(jax.local_devices()[0])
+def place(n_runs: int, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Placement:
+    """Lays runs over devices, the local ones unless others are given; fewer than all where neither runs
+    nor batch divide evenly."""
+    devices = jax.local_devices() if devices is None else devices
+    platform, kernel = devices[0].platform, _kernel(devices[0])
     vectorize = platform != "cpu" and n_runs > 1
-    for n_devices in range(min(local, n_runs), 1, -1):
+    for n_devices in range(min(len(devices), n_runs), 1, -1):
         if n_runs % n_devices == 0:
             return Placement(n_runs, n_devices, "runs", vectorize, platform, kernel)
-    n_devices = max(d for d in range(1, local + 1) if batch_size % d == 0)
+    n_devices = max(d for d in range(1, len(devices) + 1) if batch_size % d == 0)
     return Placement(n_runs, n_devices, "batch", vectorize, platform, kernel)
 
 
-def _kernel(device) -> str | None:
+def _kernel(device: jax.Device) -> str | None:
     """The kernel for a device: TPUs, and NVIDIA GPUs from the Ampere generation on."""
     if device.platform == "tpu":
         return "tpu"
-    if device.platform == "gpu" and "cuda" in device.client.platform_version.lower():
-        return "gpu" if float(device.compute_capability) >= 8 else None
-    return None
+    capability = str(getattr(device, "compute_capability", ""))  # 9.0; of an AMD GPU its name
+    is_number = capability.replace(".", "", 1).isdigit()
+    return "gpu" if is_number and float(capability) >= 8 else None
 
 
 def memory() -> int:
@@ -112,35 +114,81 @@ def _control_group(name: str) -> list[str]:
         return []
 
 
+def jitted(function: Callable, device: jax.Device | None = None, **options):
+    """`jax.jit` for a device that need not be here: then it can only be lowered and compiled."""
+    if device is None:
+        return jax.jit(function, **options)
+    there = SingleDeviceSharding(device)
+    return jax.jit(function, in_shardings=there, out_shardings=there, **options)
+
+
+def planned_bytes(compiled) -> int:
+    """Memory of one device that a compiled program takes, as its compiler plans it; 0 if it does not tell."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return 0
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return held + plan.temp_size_in_bytes
+
+
+def _pmap(function: Callable, devices, in_axes, out_axes, donate):
+    """A function of every device; arguments have a leading axis of devices where `in_axes` says 0, and so
+    has what it gives, unless `out_axes` is None: then it is the same on all of them."""
+    return jax.pmap(function, "devices", in_axes=in_axes, out_axes=out_axes, devices=devices, **donate)
+
+
+def _shard_map(function: Callable, devices, in_axes, out_axes, donate):
+    """What `_pmap` does, by `jax.shard_map`."""
+    spec = {0: PartitionSpec("devices"), None: PartitionSpec()}
+
+    def one(*arguments):
+        pairs = zip(arguments, in_axes, strict=True)
+        given = [x if axis is None else jax.tree.map(lambda leaf: leaf[0], x) for x, axis in pairs]
+        found = function(*given)
+        return found if out_axes is None else jax.tree.map(lambda leaf: leaf[None], found)
+
+    mapped = jax.shard_map(
+        one,
+        mesh=Mesh(np.array(devices), ("devices",)),
+        in_specs=tuple(spec[axis] for axis in in_axes),
+        out_specs=spec[out_axes],
+        check_vma=False,
+    )
+    return jax.jit(mapped, **donate)
+
+
+MAPPED = _pmap  # or `_shard_map`: the same bits
+
+
 class CompiledTraining:
     """Runs, placed and compiled: calling it takes every unfinished run to its next validation.
 
     Runs have a leading axis R outside (`load`, `fetch`) and the placement's own layout inside. Programs
-    are compiled once for each set of shapes, when they are first needed or planned.
+    are compiled once for each set of shapes, when they are first needed or planned. For `devices` that
+    are not here they can be compiled, not called.
     """
 
-    def __init__(self, setup: Setup, placement: Placement):
+    def __init__(self, setup: Setup, placement: Placement, devices: Sequence[jax.Device] | None = None):
         self.setup, self.placement = setup, placement
         self._programs: dict[Any, Any] = {}
         self._parts = ()
         many = functools.partial(_train_until_validation, setup, placement)
+        donate = {"donate_argnums": 0}
         if placement.n_devices == 1:
-            self._call = jax.jit(functools.partial(many, 0), donate_argnums=0)
+            device = None if devices is None else devices[0]
+            self._call = jitted(functools.partial(many, 0), device, **donate)
             return
-        devices = jax.local_devices()[: placement.n_devices]
+        devices = (jax.local_devices() if devices is None else devices)[: placement.n_devices]
         if placement.split == "runs":
-            self._call = jax.pmap(
-                functools.partial(many, 0), in_axes=(0, None, None), devices=devices, donate_argnums=0
-            )
+            self._call = MAPPED(functools.partial(many, 0), devices, (0, None, None), 0, donate)
         else:
-            self._call = jax.pmap(
-                many, axis_name="devices", in_axes=(0, None, None, None), out_axes=None, devices=devices
-            )
+            self._call = MAPPED(many, devices, (0, None, None, None), None, {})
             self._parts = (np.arange(placement.n_devices),)
 
     def __call__(self, runs: Run, train, validation) -> tuple[Run, dict[str, Any]]:
         """(runs, reports): runs in the placement's layout, reports with leading axis R."""
-        runs, reports = self._program(runs, train, validation)(*self._parts, runs, train, validation)
+        arguments = *self._parts, runs, train, validation
+        runs, reports = self._program(*arguments)(*arguments)
         return runs, self.fetch(reports)
 
     def bytes(self, runs: Run, train, validation) -> int:
@@ -148,17 +196,18 @@ class CompiledTraining:
 
         Takes runs [R, …] and lists, or anything with those shapes and types.
         """
+        sharing = self.placement.n_devices if self.placement.platform == "cpu" else 1
+        _, arguments = self.uncompiled(runs, train, validation)
+        return planned_bytes(self._program(*arguments)) * sharing
+
+    def uncompiled(self, runs: Run, train, validation):
+        """What is compiled for the same: a function with `lower`, and its arguments in shapes."""
         if self._stacked:
             shape = self.placement.n_devices, -1
             runs = jax.eval_shape(
                 functools.partial(jax.tree.map, lambda x: x.reshape(*shape, *x.shape[1:])), runs
             )
-        plan = self._program(runs, train, validation).memory_analysis()
-        if plan is None:  # a backend that does not tell
-            return 0
-        held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-        sharing = self.placement.n_devices if self.placement.platform == "cpu" else 1
-        return (held + plan.temp_size_in_bytes) * sharing
+        return self._call, (*self._parts, runs, train, validation)
 
     def load(self, runs: Run) -> Run:
         """Runs [R, …] in the placement's layout."""
@@ -178,7 +227,7 @@ class CompiledTraining:
         """The program for arguments of these shapes."""
         shapes = tuple((x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arguments))
         if shapes not in self._programs:
-            self._programs[shapes] = self._call.lower(*self._parts, *arguments).compile()
+            self._programs[shapes] = self._call.lower(*arguments).compile()
         return self._programs[shapes]
 
     @property

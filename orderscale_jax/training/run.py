@@ -23,7 +23,7 @@ from orderscale_jax.training.hyper import Hyper, hyper_of, scaled
 from orderscale_jax.training.step import evaluate, has_noise, optimizer, schedule, score_rule, train_step
 
 MOST_TRAINING_LISTS = 2**16  # that a validation scores; the first ones of larger training sets
-MOST_BATCHES = 128  # drawn at once: one pass over many lists takes less than many over few
+MOST_LISTS_DRAWN = 2**17  # at once: one pass over many lists takes less than many over few
 OF_TRAINING_LISTS = "accuracy", "sequence_accuracy"  # what it tells of them
 
 
@@ -142,39 +142,51 @@ def train_until_validation(
     )
 
 
-def _train(setup, run, train, validation, part, n_parts, axis, kernel):
-    config = setup.train
+def batches(setup: Setup, run: Run, steps, train, part=0, n_parts=1, kernel: str | None = None):
+    """The lists [S, B, n] of some steps [S]; the other arguments are as for `train_until_validation`."""
+    config, key = setup.train, _key(run.seed, run.attempt, "batches")
+
+    def draw(step):
+        return training_batch(
+            config.batches, setup.task, config.batch_size, key, step, train, part, n_parts, kernel
+        )
+
+    return jax.vmap(draw)(steps)
+
+
+def stepper(setup: Setup, run: Run, axis: str | None = None, kernel: str | None = None):
+    """One step of a run: a function (params, optimizer state, step, lists) -> (params, state, loss)."""
     transform = optimizer(setup, run.hyper)
-    key = _key(run.seed, run.attempt, "batches")
+
+    def take(params, state, step, lists):
+        noise_key = None
+        if has_noise(setup):
+            noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), step)
+        return train_step(setup, run.hyper, transform, params, state, lists, step, axis, noise_key, kernel)
+
+    return take
+
+
+def _train(setup, run, train, validation, part, n_parts, axis, kernel):
+    config, take = setup.train, stepper(setup, run, axis, kernel)
     n_steps = config.eval_every
-    block = max(d for d in range(1, MOST_BATCHES + 1) if n_steps % d == 0)
+    most = max(1, MOST_LISTS_DRAWN // config.batch_size)
+    block = max(size for size in range(1, min(most, n_steps) + 1) if n_steps % size == 0)
     n_blocks, is_short = n_steps // block, config.max_steps % n_steps > 0
     if is_short:  # a trip count of its own for every run costs copies under vmap
         n_steps = jnp.minimum(n_steps, config.max_steps - run.step)
 
     def train_block(i, carry):
         first = run.step + i * block
-
-        def draw(step):
-            return training_batch(
-                config.batches, setup.task, config.batch_size, key, step, train, part, n_parts, kernel
-            )
-
-        batches = jax.vmap(draw)(first + jnp.arange(block))
+        drawn = batches(setup, run, first + jnp.arange(block), train, part, n_parts, kernel)
 
         def body(j, carry):
             params, state, total = carry
-            step, noise_key = first + j, None
-            if has_noise(setup):
-                noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), step)
-            params, state, value = train_step(
-                setup, run.hyper, transform, params, state, batches[j], step, axis, noise_key, kernel
-            )
+            params, state, value = take(params, state, first + j, drawn[j])
             return params, state, total + value
 
-        return jax.lax.fori_loop(
-            0, jnp.minimum(block, n_steps - i * block) if is_short else block, body, carry
-        )
+        n_steps_of_block = jnp.minimum(block, n_steps - i * block) if is_short else block
+        return jax.lax.fori_loop(0, n_steps_of_block, body, carry)
 
     carry = run.params, run.optimizer, jnp.zeros(())
     params, state, total = jax.lax.fori_loop(0, n_blocks, train_block, carry)
