@@ -278,10 +278,16 @@ def _write_remote(path: files.Place, arrays: Mapping[str, np.ndarray], about: di
     """`_write` where nothing can be renamed: a whole directory is copied there."""
     _refuse_foreign(path)
     with tempfile.TemporaryDirectory() as folder:
-        _write(Path(folder) / "whole", arrays, about)
-        if _is_there(path):
-            _upload(path, _previous(path))
-        _upload(Path(folder) / "whole", path)
+        whole = Path(folder) / "whole"
+        _write(whole, arrays, about)
+        _replace(whole, path)
+
+
+def _replace(whole: Path, path: files.Place):
+    """Puts a local directory in the place of what is in an object store; one of the two is always whole."""
+    if _is_there(path):
+        _upload(path, _previous(path))
+    _upload(whole, path)
     _withdraw(_previous(path))
 
 

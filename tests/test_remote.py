@@ -3,6 +3,7 @@
 It keeps whole objects by their names: no directories, nothing that grows, no renaming.
 """
 
+import contextlib
 import fnmatch
 import io
 import json
@@ -33,7 +34,7 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.training import sweep
 from orderscale_jax.training.shares import Share
 from orderscale_jax.training.sweep import sweep_config
-from orderscale_jax.training.sweep_results import read_results
+from orderscale_jax.training.sweep_results import ResultsFile, read_results
 from orderscale_jax.training.workdir import train
 
 ROOT = Path(__file__).parents[1]
@@ -111,9 +112,10 @@ def store(monkeypatch):
 
 
 def small_config(**changes):
-    """A run of 23 steps with a state every 10."""
+    """Two runs of 23 steps with a state every 10."""
     config = default_config()
     given = {
+        "runs": 2,
         "task.n_digits": 8,
         "model.d_model": 8,
         "train.batch_size": 16,
@@ -138,7 +140,7 @@ def without_time(summary):
 def local(tmp_path_factory):
     """(work directory, summary) of two runs on the local disk."""
     workdir = tmp_path_factory.mktemp("local")
-    return workdir, train(small_config(runs=2), workdir)
+    return workdir, train(small_config(), workdir)
 
 
 def assert_same(store, local):
@@ -188,18 +190,18 @@ def test_a_killed_run_goes_on_and_ends_as_on_a_disk(store, local, monkeypatch, n
     with monkeypatch.context() as patch:
         kill_at(patch, store, number, ending)
         with pytest.raises(Killed):
-            train(small_config(runs=2), HOME)
+            train(small_config(), HOME)
     assert f"{HOME}/summary.json" not in store.objects
     logged = store.objects[f"{HOME}/metrics.jsonl"].decode()
     assert max([0, *(json.loads(line)["total_steps"] for line in logged.splitlines())]) >= steps
     store.writes.clear()
-    summary = train(small_config(runs=2), HOME)
+    summary = train(small_config(), HOME)
     assert without_time(summary) == without_time(local[1])
     states = {re.search(r"step_\d+", name)[0] for name in store.writes if "/states/" in name}
     assert states == {f"step_{step:09d}" for step in (10, 20) if step > steps}  # it began where it was
     assert_same(store, local)
     before = dict(store.objects)
-    assert train(small_config(runs=2), HOME) == summary and store.objects == before
+    assert train(small_config(), HOME) == summary and store.objects == before
 
 
 def test_lines_are_in_the_log_before_the_state_that_follows_them(store):
@@ -211,25 +213,23 @@ def test_lines_are_in_the_log_before_the_state_that_follows_them(store):
 
 
 def test_shares_leave_there_what_one_process_would_have(store, local):
-    assert train(small_config(runs=2), HOME, Share(1, 2)) is None
+    assert train(small_config(), HOME, Share(1, 2)) is None
     with pytest.raises(UserError, match="begun with 2 process"):
-        train(small_config(runs=2), HOME)
-    summary = train(small_config(runs=2), HOME, Share(0, 2))
+        train(small_config(), HOME)
+    summary = train(small_config(), HOME, Share(0, 2))
     assert without_time(summary) == without_time(local[1])
     assert_same(store, local)
     with pytest.raises(UserError, match="holds a run of another configuration"):
         train(small_config(seed=5), HOME)
     with pytest.raises(UserError, match="holds a run and not a sweep"):
-        sweep.train(sweep_config(small_config(), {"train.learning_rate": (0.01,)}, seeds=1), HOME)
+        sweep.train(sweep_config(small_config(runs=1), {"train.learning_rate": (0.01,)}, seeds=1), HOME)
 
 
 def test_a_sweep_goes_on_there(store, tmp_path, monkeypatch):
-    config = sweep_config(small_config(), {"train.learning_rate": (0.01, 0.02)}, seeds=2)
+    config = sweep_config(small_config(runs=1), {"train.learning_rate": (0.01, 0.02)}, seeds=2)
     expected = sweep.train(config, tmp_path)
-    monkeypatch.setattr(sweep, "runs_at_once", lambda n_runs: 2)
     with monkeypatch.context() as patch:
         kill_at(patch, store, 4, "results.share_0_of_2.csv")  # the header, a row, a row and no more
-        patch.setattr(sweep, "runs_at_once", lambda n_runs: 1)
         assert sweep.train(config, HOME, share=Share(0, 2)) is None
         kill_at(patch, store, 3, "results.share_1_of_2.csv")
         with pytest.raises(Killed):
@@ -239,16 +239,15 @@ def test_a_sweep_goes_on_there(store, tmp_path, monkeypatch):
     rows = sweep.train(config, HOME, lambda job, row: trained.append(row["run"]))
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in expected]
     assert [name.removeprefix(f"{HOME}/") for name in store.objects] == ["results.csv"]
-    assert read_results(f"{HOME}/results.csv") == rows
+    assert read_results(f"{HOME}/results.csv") == rows and sorted(trained) == sorted(r["run"] for r in rows)
     with pytest.raises(UserError, match="holds a sweep"):
         train(small_config(), HOME)
-
-
-def test_rows_that_come_together_are_written_together(store, monkeypatch):
-    config = sweep_config(small_config(), {"train.learning_rate": (0.01,)}, seeds=4)
-    monkeypatch.setattr(sweep, "runs_at_once", lambda n_runs: 4)
-    sweep.train(config, HOME)
-    assert len(store.writes) == 3  # the header, all rows, and once more in order
+    store.writes.clear()  # rows that come together are written together
+    file = ResultsFile(f"{HOME}/again.csv")
+    for row in rows:
+        file.append(row)
+    file.keep()
+    assert len(store.writes) == 2 and read_results(f"{HOME}/again.csv") == rows
 
 
 def config_of(model):
@@ -257,44 +256,40 @@ def config_of(model):
     return config
 
 
-def test_a_replaced_checkpoint_is_the_old_one_until_it_is_the_new_one(store, small_model, monkeypatch):
+def test_a_replaced_checkpoint_is_the_old_one_until_it_is_the_new_one(
+    store, small_model, tmp_path, monkeypatch
+):
     """Killed before every single write and removal."""
     save_checkpoint(HOME, small_model, config_of(small_model))
-    old, before = np.asarray(small_model.embed.W_E[...]), dict(store.objects)
+    before, old = dict(store.objects), np.asarray(small_model.embed.W_E[...])
     small_model.embed.W_E.set_value(small_model.embed.W_E[...] + 1)
-    new = np.asarray(small_model.embed.W_E[...])
-    seen, deaths = [], 0
-    while True:
-        store.objects, left = dict(before), deaths
+    save_checkpoint(tmp_path / "new", small_model, config_of(small_model))
+    left, seen, kept = 0, [], []
+
+    def dying(method):
+        def call(*arguments):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return method(*arguments)
+
+        return call
+
+    while len(kept) < 2 or kept[-1] != kept[-2]:  # until it dies no more
+        store.objects = dict(before)
         with monkeypatch.context() as patch:
-
-            def dying(method):
-                def call(*arguments):
-                    nonlocal left
-                    if left == 0:
-                        raise Killed
-                    left -= 1
-                    return method(*arguments)
-
-                return call
-
             for name in ("put", "remove", "rmtree"):
                 patch.setattr(store, name, dying(getattr(store, name)))
-            try:
-                save_checkpoint(HOME, small_model, config_of(small_model))
-                died = False
-            except Killed:
-                died = True
-        found = np.asarray(load_checkpoint(HOME)[0].embed.W_E[...])
-        seen.append("old" if (found == old).all() else "new")
-        if seen[-1] == "new":
-            np.testing.assert_array_equal(found, new)
-        save_checkpoint(HOME, small_model, config_of(small_model))  # what was left does not stop the next
-        if not died:
-            break
-        deaths += 1
-    assert "".join(seen).replace("old", "o").replace("new", "n").strip("o").strip("n") == "" and "old" in seen
-    assert seen[-1] == "new" and not [name for name in store.objects if ".previous" in name]
+            left = len(seen)
+            with contextlib.suppress(Killed):
+                checkpoint._replace(tmp_path / "new", files.place(HOME))
+        kept.append(dict(store.objects))
+        seen.append(round(float(load_checkpoint(HOME)[0].embed.W_E[...][0, 0] - old[0, 0])))
+        checkpoint._refuse_foreign(files.place(HOME))  # nor does it stop the next
+    assert seen == sorted(seen) and set(seen) == {0, 1} and len(seen) > 30
+    names = {file.relative_to(tmp_path / "new").as_posix() for file in files.files_in(tmp_path / "new")}
+    assert {name.removeprefix(f"{HOME}/") for name in store.objects} == names
 
 
 def test_what_is_wrong_there_is_said(store, small_model):
@@ -330,7 +325,7 @@ def test_a_damaged_state_is_passed_over_and_replaced(store):
 
 def test_figures_histories_and_the_place_of_a_report(store, local, small_model):
     train(small_config(), HOME)
-    (curve,) = report.read_history(f"{HOME}/checkpoint")
+    (curve,) = report.read_history(f"{HOME}/checkpoint", seed=0)
     assert list(curve.steps) == [5, 10, 15, 20, 23]
     written = figures.save(figures.training_curves(curve), f"{HOME}/figures/curve", ("png",))
     assert [str(path) for path in written] == [f"{HOME}/figures/curve.png"]

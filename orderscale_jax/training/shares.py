@@ -81,9 +81,16 @@ def share_of_cluster() -> Share:
 
 
 def check_processes(share: Share):
-    """UserError if JAX counts several processes, as on a TPU pod, and they do not share out the runs."""
-    if share.count == 1 and jax.process_count() > 1:
+    """UserError if JAX counts several processes, as on a TPU pod, and they cannot share out the runs so."""
+    n_processes, n_devices = jax.process_count(), jax.local_device_count()
+    if n_processes > 1 and share.count == 1:
         raise UserError(
-            f"JAX counts {jax.process_count()} processes here, which would all train the same: "
-            "let them share out the runs with --distributed, or limit each to the devices of its host"
+            f"JAX counts {n_processes} processes here, which would all train the same: "
+            "let them share out the runs with --distributed"
+        )
+    if n_processes > 1 and n_devices > 1:  # pmap cannot be planned there
+        raise UserError(
+            f"JAX counts {n_processes} processes here, with {n_devices} devices each, and only a process "
+            "that is alone can use several: limit each to the devices of its host "
+            "(on a TPU pod with TPU_PROCESS_BOUNDS=1,1,1 and TPU_CHIPS_PER_PROCESS_BOUNDS)"
         )
