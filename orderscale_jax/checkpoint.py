@@ -4,7 +4,8 @@ A checkpoint is one orbax directory with two items: `arrays`, named as in the pu
 `state_dict`s (`blocks.0.attn.W_Q`), and `config`, JSON that holds the configuration and the
 format's number. Arrays are written from the host, so that a checkpoint loads on any number and kind
 of devices. A directory is written beside its final place and then renamed: what has the final name
-is complete. `SHA256SUMS` in it tells damage done later.
+is complete. `SHA256SUMS` in it tells damage done later. In an object store (`gs://…`), which renames
+nothing, `SHA256SUMS` is written last: what has it is complete.
 
 orbax is imported where it is used: it takes 0.4 s that `import orderscale_jax` need not take.
 """
@@ -18,6 +19,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1  # raise it when an older reader could not understand what is written
 PRETRAINED = Path(__file__).parent / "pretrained"
 SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
+MARK = "arrays/_METADATA"  # with it a directory is one of ours, though perhaps a damaged one
 KEPT_STATES = 2  # the latest state and one to fall back on
 
 
@@ -46,12 +49,13 @@ class DamagedError(UserError):
 
 
 def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_collections.ConfigDict):
-    """Writes a model and its configuration to the directory `path`.
+    """Writes a model and its configuration to the directory `path`, which may be `gs://…`.
 
-    An older checkpoint at `path` is replaced only when the new one is complete.
+    An older checkpoint at `path` is replaced only when the new one is complete. Where JAX counts several
+    processes, each writes what it is told, without the others.
 
     Raises:
-      UserError: `config` describes another model, or this process is one of several of JAX.
+      UserError: `config` describes another model, or `path` is nowhere.
       FileExistsError: `path` holds something that is not a checkpoint.
       OSError: `path` cannot be written.
     """
@@ -62,7 +66,7 @@ def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_
             f"the configuration describes {model_config(config)}, but the model is {model.config}"
         )
     arrays = named_arrays(model)
-    _write(Path(path), arrays, {"config": json.loads(config.to_json_best_effort())})
+    _write(files.place(path), arrays, {"config": json.loads(config.to_json_best_effort())})
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[ListTransformer, ml_collections.ConfigDict]:
@@ -74,7 +78,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[ListTransformer, ml_collec
       FileNotFoundError: there is nothing at `path`.
       UserError: `path` is not a checkpoint, is damaged, contradicts itself, or is too new.
     """
-    arrays, about = _read(Path(path))
+    arrays, about = _read(files.place(path))
     if not isinstance(about.get("config"), dict):
         raise UserError(f"{path} is not a checkpoint of a model: it holds no configuration")
     config = ml_collections.ConfigDict(about["config"])
@@ -105,7 +109,11 @@ def pretrained_names() -> tuple[str, ...]:
 
 def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike):
     """Copies a checkpoint to `target`; if another process puts one there at the same time, that one stays."""
-    target = Path(target)
+    source, target = files.place(source), files.place(target)
+    if files.is_remote(target):
+        if not _is_there(target):
+            _upload(source, target)
+        return
     partial = files.beside(target)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -167,15 +175,15 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
       state: any pytree of arrays, fully addressable from this process, without typed keys.
       metadata: what JSON can hold.
     """
-    directory = Path(directory)
+    directory = files.place(directory)
     place = directory / f"step_{step:09d}"
     if place.exists() and not _is_ours(place):  # what is left of a damaged state that was passed over
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        _clear(place)
     _write(place, _flatten(state), {"metadata": dict(metadata)})
     steps = _steps(directory)
     kept = [other for other in steps if other <= step][-KEPT_STATES:]
     for other in set(steps) - set(kept):
-        shutil.rmtree(directory / f"step_{other:09d}", ignore_errors=True)
+        files.remove_directory(directory / f"step_{other:09d}")
 
 
 def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
@@ -189,7 +197,7 @@ def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, d
       UserError: a state is of another structure, thus of another configuration, or too new.
       OSError: a state cannot be read for another reason; nothing is known to be lost.
     """
-    directory, damaged = Path(directory), []
+    directory, damaged = files.place(directory), []
     for step in reversed(_steps(directory)):
         try:
             arrays, about = _read(directory / f"step_{step:09d}")
@@ -208,11 +216,13 @@ def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, d
     return None
 
 
-def _steps(directory: Path) -> list[int]:
+def _steps(directory: files.Place) -> list[int]:
     """The steps of which `directory` has a state, ascending."""
     if not directory.is_dir():
         return []
-    matches = (re.fullmatch(r"step_(\d{9,})", entry.name) for entry in directory.iterdir())
+    matches = (
+        re.fullmatch(r"step_(\d{9,})", entry.name) for entry in directory.iterdir() if _is_there(entry)
+    )
     return sorted(int(match[1]) for match in matches if match)
 
 
@@ -221,7 +231,7 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
 
 
-def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: Path):
+def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: files.Place):
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     expected = {name: np.shape(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
@@ -235,16 +245,13 @@ def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: Path):
     return jax.tree_util.tree_unflatten(structure, [arrays[name] for name in names])
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
+def _write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     """Writes one directory so that it is either whole or not there, and never lost on the way."""
-    if jax.process_count() > 1:
-        raise UserError(
-            "a checkpoint is written by a process that is alone: let processes share the runs, each without "
-            "jax.distributed"
-        )
+    if files.is_remote(path):
+        _write_remote(path, arrays, about)
+        return
     path = path.absolute()
-    if path.exists() and not (path.is_dir() and (_is_ours(path) or not any(path.iterdir()))):
-        raise FileExistsError(f"{path} exists and is not a checkpoint: name another place")
+    _refuse_foreign(path)
     partial, previous = _partial(path), _previous(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
@@ -267,55 +274,115 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the JSON of one directory, if no file of the arrays is missing or changed."""
-    path = path.absolute()
-    if not path.exists():
-        if not _previous(path).exists():
-            raise FileNotFoundError(f"there is no checkpoint at {path}")
-        path = _previous(path)  # killed between the two renames of `_write`
+def _write_remote(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
+    """`_write` where nothing can be renamed: a whole directory is copied there."""
+    _refuse_foreign(path)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole"
+        _write(whole, arrays, about)
+        _replace(whole, path)
+
+
+def _replace(whole: Path, path: files.Place):
+    """Puts a local directory in the place of what is in an object store; one of the two is always whole."""
+    if _is_there(path):
+        _upload(path, _previous(path))
+    _upload(whole, path)
+    _withdraw(_previous(path))
+
+
+def _upload(source: files.Place, target: files.Place):
+    """Copies a whole directory into an object store."""
+    _withdraw(target)
+    files.copy_files(source, target, first=MARK, last=SUMS)
+
+
+def _clear(path: files.Place):
+    """Removes what is at `path`, a file or a directory."""
+    if not path.is_dir():
+        path.unlink()
+    elif files.is_remote(path):
+        _withdraw(path)
+    else:
+        shutil.rmtree(path)
+
+
+def _withdraw(path: files.Place):
+    """Removes a directory from an object store: it is at once no longer whole, but ours to the end."""
     if path.is_dir():
+        for file in sorted(files.files_in(path), key=lambda file: (file != path / SUMS, file == path / MARK)):
+            file.unlink()
+
+
+def _is_there(path: files.Place) -> bool:
+    """Whether there is something at `path`; in an object store only what was written to its end."""
+    return ((path / SUMS) if files.is_remote(path) else path).exists()
+
+
+def _refuse_foreign(path: files.Place):
+    if path.exists() and not (path.is_dir() and (_is_ours(path) or not any(path.iterdir()))):
+        raise FileExistsError(f"{path} exists and is not a checkpoint: name another place")
+
+
+def _read(path: files.Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the JSON of one directory, if no file of the arrays is missing or changed."""
+    path = files.absolute(path)
+    if not _is_there(path):
+        if _is_there(_previous(path)):
+            path = _previous(path)  # killed before `_write` had put the new one in its place
+        elif not path.exists():
+            raise FileNotFoundError(f"there is no checkpoint at {path}")
+    if not files.is_remote(path) and path.is_dir():
         os.listdir(path)  # if that is not allowed, nothing can be said of what is in it
     if not _is_ours(path):
         raise DamagedError(f"{path} is not a checkpoint of orderscale-jax")
-    about = _read_json(path)
+    if not files.is_remote(path):
+        return _read_local(path, path)
+    with tempfile.TemporaryDirectory() as folder:
+        files.copy_files(path, Path(folder))
+        return _read_local(Path(folder), path)
+
+
+def _read_local(path: Path, named: files.Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """`_read` of a directory of ours, of which is said that it is `named`."""
+    about = _read_json(path, named)
     if about["format"] > FORMAT:
         raise UserError(
-            f"the checkpoint {path} has format {about['format']} and this version of orderscale-jax reads "
+            f"the checkpoint {named} has format {about['format']} and this version of orderscale-jax reads "
             f"formats up to {FORMAT}: install a newer version"
         )
-    _check_sums(path)  # before orbax reads the files: its threads are loud about damage
+    _check_sums(path, named)  # before orbax reads the files: its threads are loud about damage
     with _orbax() as (ocp, checkpointer):
         items = ocp.args.Composite(arrays=ocp.args.StandardRestore())
         return checkpointer.restore(path, items)["arrays"], about
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, named: files.Place) -> dict[str, Any]:
     """What orbax's JSON handler wrote beside the arrays; it has a format's number."""
     try:
         about = json.loads((path / "config" / "metadata").read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise _damaged(path) from error
+        raise _damaged(named) from error
     if not isinstance(about, dict) or not isinstance(about.get("format"), int):
-        raise _damaged(path)
+        raise _damaged(named)
     return about
 
 
-def _damaged(path: Path) -> DamagedError:
+def _damaged(path: files.Place) -> DamagedError:
     return DamagedError(
         f"the checkpoint {path} is damaged or was written only in part: use another copy or make it again"
     )
 
 
-def _check_sums(path: Path):
+def _check_sums(path: Path, named: files.Place):
     """DamagedError unless the files are those of which the sums were written down."""
     try:
         lines = (path / SUMS).read_text(errors="replace").splitlines()
         found = _file_sums(path)
     except FileNotFoundError as error:
-        raise _damaged(path) from error
+        raise _damaged(named) from error
     if {name: digest for digest, _, name in (line.partition("  ") for line in lines)} != found:
-        raise _damaged(path)
+        raise _damaged(named)
 
 
 def _file_sums(path: Path) -> dict[str, str]:
@@ -330,18 +397,18 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def _previous(path: Path) -> Path:
+def _previous(path: files.Place) -> files.Place:
     return path.with_name(f".{path.name}.previous")
 
 
-def _is_ours(path: Path) -> bool:
+def _is_ours(path: files.Place) -> bool:
     """Whether this is one of our directories, though perhaps a damaged one."""
-    return (path / SUMS).is_file() or (path / "arrays" / "_METADATA").is_file()
+    return (path / SUMS).is_file() or (path / MARK).is_file()
 
 
 @contextlib.contextmanager
 def _orbax():
-    """orbax and a checkpointer for one directory's two items, which does not chatter."""
+    """orbax and a checkpointer for one directory's two items, alone and without chatter."""
     import orbax.checkpoint as ocp
 
     chatter = logging.getLogger("absl")
@@ -351,7 +418,25 @@ def _orbax():
         arrays=ocp.StandardCheckpointHandler(), config=ocp.JsonCheckpointHandler()
     )
     try:
-        with ocp.Checkpointer(handler) as checkpointer:
+        with _alone(), ocp.Checkpointer(handler) as checkpointer:
             yield ocp, checkpointer
     finally:
         chatter.setLevel(level)
+
+
+@contextlib.contextmanager
+def _alone():
+    """Lets orbax take this process for the only one.
+
+    Where JAX counts several, orbax waits for all of them, and whatever its options say, only the first
+    writes NumPy arrays: what the others saved would have none.
+    """
+    count, index = jax.process_count, jax.process_index
+    if count() == 1:
+        yield
+        return
+    jax.process_count, jax.process_index = (lambda backend=None: 1), (lambda backend=None: 0)
+    try:
+        yield
+    finally:
+        jax.process_count, jax.process_index = count, index

@@ -1,20 +1,127 @@
-"""Files that are either whole or as they were, whoever else writes them at the same time."""
+"""Files that are either whole or as they were, whoever else writes them at the same time.
+
+A place is local or in an object store (`gs://…`). A store has no directories to make, no renaming and no
+file that grows, but what is written there is whole or not there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
+import re
+import shutil
 import socket
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
 from typing import Any
 
+from orderscale_jax.errors import MissingPackage, UserError
 
-def write_bytes(path: Path, content: bytes) -> Path:
+Place = PurePath  # a pathlib.Path, or an epath.Path of etils where it is remote
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}  # which etils needs
+
+
+def place(path: str | os.PathLike) -> Place:
+    """A path as this package takes it: with a scheme (`gs://…`) it is remote, otherwise local.
+
+    Raises:
+      UserError: the scheme is unknown, was spoilt by pathlib, or needs a package that is not installed.
+      OSError: the store cannot be reached.
+    """
+    text = os.fspath(path)
+    found = re.match(r"([a-z][a-z0-9+.-]+):(//?)", text)  # a drive has one letter
+    if not found:
+        return Path(path)
+    from etils import epath
+
+    if isinstance(path, epath.Path):
+        return path
+    scheme, slashes = found.groups()
+    try:
+        there = epath.Path(f"{scheme}://{text[found.end() :]}")
+    except KeyError:
+        if slashes == "/":
+            return Path(path)
+        known = ", ".join(f"{name}://" for name in PACKAGES)
+        raise UserError(f"{text} cannot be reached: give a local path, or one with {known}") from None
+    if slashes == "/":
+        raise UserError(f"{text} is no place: give {there} as text, pathlib makes {scheme}:/ of {scheme}://")
+    _see_others(scheme)
+    try:
+        there.exists()
+    except ImportError as error:
+        package = PACKAGES.get(scheme, "what it names")
+        raise MissingPackage(f"{text} needs another package ({error}): pip install {package}") from error
+    except Exception as error:
+        raise OSError(f"{text} cannot be reached: {error or type(error).__name__}") from error
+    return there
+
+
+def _see_others(scheme: str):
+    """Listings are asked for anew each time, so that what other processes wrote is seen."""
+    from fsspec.config import conf
+
+    conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+
+
+def is_remote(path: Place) -> bool:
+    return not isinstance(path, Path)
+
+
+def absolute(path: Place) -> Place:
+    return path if is_remote(path) else path.absolute()
+
+
+def make_directory(path: Place):
+    """Makes a directory and those above it, where there are directories."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_directory(path: Place):
+    """Removes a directory with all that is in it, if it is there and as far as that is allowed."""
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(Exception):  # every kind of store has errors of its own
+        path.rmtree()
+
+
+def copy_files(source: Place, target: Place, first: str = "", last: str = ""):
+    """Copies what is in the directory `source` to `target`, `first` before and `last` after the others."""
+
+    def copy(name: str):
+        make_directory((target / name).parent)
+        write_bytes(target / name, (source / name).read_bytes())
+
+    names = [file.relative_to(source).as_posix() for file in files_in(source)]
+    for name in filter(first.__eq__, names):
+        copy(name)
+    with ThreadPoolExecutor() as pool:  # a store answers slowly, but many at once
+        list(pool.map(copy, (name for name in names if name not in (first, last))))
+    for name in filter(last.__eq__, names):
+        copy(name)
+
+
+def files_in(directory: Place) -> list[Place]:
+    """All files below a directory."""
+    found = []
+    for entry in directory.iterdir():
+        if entry != directory:  # some stores list a directory in itself
+            found += files_in(entry) if entry.is_dir() else [entry]
+    return found
+
+
+def write_bytes(path: Place, content: bytes) -> Place:
     """Writes a file beside its place and moves it there when it is on the disk; returns `path`."""
+    if is_remote(path):
+        path.write_bytes(content)
+        return path
     partial = beside(path)
     try:
         with open(partial, "wb") as file:
@@ -27,12 +134,12 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
-def write_text(path: Path, text: str) -> Path:
+def write_text(path: Place, text: str) -> Place:
     """`write_bytes` of text in UTF-8."""
     return write_bytes(path, text.encode())
 
 
-def write_json(path: Path, content: Any) -> Path:
+def write_json(path: Place, content: Any) -> Place:
     """`write_bytes` of JSON."""
     return write_text(path, json.dumps(content, indent=1) + "\n")
 
@@ -43,7 +150,7 @@ def write_csv(path: str | os.PathLike, columns: Iterable[str], rows: Iterable[Ma
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(Path(path), text.getvalue())
+    write_text(place(path), text.getvalue())
 
 
 def plain(value: Any) -> Any:
@@ -60,3 +167,42 @@ def plain(value: Any) -> Any:
 def beside(path: Path) -> Path:
     """A place in the same folder that no other process on any machine uses."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+
+
+class Growing:
+    """A text file to which is added. In an object store, where no file grows, it grows with `keep` only."""
+
+    def __init__(self, path: Place, text: str = ""):
+        """Args:
+        path: of the file.
+        text: with which the file begins; what stands behind it there goes.
+        """
+        self._path, self._text, self._file = path, text, None
+        if not is_remote(path):
+            self._file = open(path, "a", newline="", encoding="utf-8")
+            self._file.truncate(len(text.encode()))
+
+    def __enter__(self) -> Growing:
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def add(self, text: str):
+        """Adds text; a crash of this process does not lose it where the file is local."""
+        if self._file is None:
+            self._text += text
+        else:
+            self._file.write(text)
+            self._file.flush()
+
+    def keep(self):
+        """Returns when what was added outlasts all but the disk or the store."""
+        if self._file is None:
+            write_text(self._path, self._text)
+        else:
+            os.fsync(self._file.fileno())
+
+    def close(self):
+        if self._file is not None:
+            self._file.close()

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from orderscale_jax import checkpoint
@@ -197,3 +198,48 @@ def test_where_there_is_no_cluster_one_sentence_says_so(monkeypatch):
     ) as error:
         shares.share_of_cluster()
     assert "\n" not in str(error.value)
+
+
+TRAIN_A_SHARE = """
+import sys
+import jax
+from orderscale_jax.errors import UserError
+from orderscale_jax.training.shares import Share
+from orderscale_jax.training.workdir import train
+
+sys.path.insert(0, "tests")
+from test_shares import config_of
+
+address, index, workdir = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(index))
+assert (jax.process_count(), jax.device_count(), jax.local_device_count()) == (2, 2, 1)
+try:
+    train(config_of(), workdir)
+except UserError as error:
+    print(error)
+train(config_of(), workdir, Share(int(index), 2))
+"""
+
+
+def test_shares_save_everything_where_jax_counts_several_processes(alone, tmp_path):
+    """As on a TPU pod, where every process has devices of its own and knows of the others'."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [start(["-c", TRAIN_A_SHARE, address, str(i), str(tmp_path / "two")]) for i in range(2)]
+    try:
+        said = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert all("JAX counts 2 processes here, which would all train the same" in out for out, _ in said), said
+    assert_same_files(tmp_path / "two", alone[0])
+
+
+def test_several_devices_of_one_of_several_processes_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    with pytest.raises(UserError, match=r"2 processes here, with 4 devices each, .*TPU_PROCESS_BOUNDS=1,1,1"):
+        train(config_of(), tmp_path / "run", Share(0, 2))
+    assert not (tmp_path / "run").exists()

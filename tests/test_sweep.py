@@ -109,9 +109,9 @@ def test_finished_runs_are_not_trained_again(whole, tmp_path, monkeypatch):
     asked = []
     original = sweep._train_together
 
-    def spy(jobs, on_row):
+    def spy(jobs, *rest):
         asked.extend((job.cell.index, job.seed) for job in jobs)
-        original(jobs, on_row)
+        original(jobs, *rest)
 
     monkeypatch.setattr(sweep, "_train_together", spy)
     assert without_time(sweep.train(tiny(), tmp_path)) == without_time(whole[0])

@@ -8,9 +8,7 @@ report.html, which is complete in itself.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from orderscale_jax import report
+from orderscale_jax import files, report
 from orderscale_jax.analysis import study_model
 from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, pretrained_names
 from orderscale_jax.cli import arguments, machine
@@ -36,7 +34,7 @@ def main():
     machine.use_compilation_cache()
     model, config, name = _load(checkpoint)
     split = make_split(task_config(config))
-    history = report.read_history(Path(checkpoint), config.get("seed"))
+    history = report.read_history(checkpoint, config.get("seed"))
     there_are, wanted = len(split.validation), EXAMPLES.value
     if wanted is not None and wanted > there_are:
         raise UserError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")
@@ -56,7 +54,7 @@ def main():
 
 def _load(checkpoint: str):
     """Model, configuration and name of a checkpoint or of a shipped model."""
-    path = Path(checkpoint)
+    path = files.place(checkpoint)
     if checkpoint in pretrained_names() and not path.exists():
         return *load_pretrained(checkpoint), checkpoint
     if path.is_file():
@@ -67,11 +65,11 @@ def _load(checkpoint: str):
     if not path.exists():
         names = ", ".join(pretrained_names()) or "none"
         raise UserError(
-            f"there is no checkpoint at {path.absolute()}, and no shipped model of that name ({names})"
+            f"there is no checkpoint at {files.absolute(path)}, and no shipped model of that name ({names})"
         )
     if (path / "summary.json").is_file() and (path / "checkpoint").is_dir():
         raise UserError(f"{path} is the directory of a run: its checkpoint is {path / 'checkpoint'}")
     model, config = load_checkpoint(path)
-    resolved = path.absolute()
+    resolved = files.absolute(path)
     name = resolved.parent.name if resolved.name == "checkpoint" else resolved.name
     return model, config, config.get("name", "") or name

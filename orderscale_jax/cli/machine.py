@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from orderscale_jax import files
 from orderscale_jax.cli import arguments
 from orderscale_jax.errors import UserError
 from orderscale_jax.training.devices import available_cores
@@ -19,15 +20,20 @@ SHORTEST_CACHED_COMPILATION = 0.2  # seconds; below it reading the cache hardly 
 
 
 @contextlib.contextmanager
-def output_directory(path: str | os.PathLike) -> Iterator[Path]:
+def output_directory(path: str | os.PathLike) -> Iterator[files.Place]:
     """Makes the directory and checks that it can be written, before the work inside the block.
 
     If the block fails, the directories made here go again, unless something was written to them.
 
     Raises:
+      UserError: it is in an object store of which nothing is known here.
       OSError: it cannot be made or written.
     """
-    path = Path(path).absolute()
+    path = files.absolute(files.place(path))
+    if files.is_remote(path):
+        _check_store(path)
+        yield path
+        return
     made = [directory for directory in (path, *path.parents) if not directory.exists()]
     try:
         try:
@@ -42,6 +48,16 @@ def output_directory(path: str | os.PathLike) -> Iterator[Path]:
             for directory in made:
                 directory.rmdir()
         raise
+
+
+def _check_store(path: files.Place):
+    """OSError if nothing can be written to this place in an object store, and removed again."""
+    try:
+        if path.is_file():
+            raise OSError("it is a file")
+        files.write_bytes(files.beside(path / "writable"), b"").unlink()
+    except Exception as error:  # every kind of store has errors of its own
+        raise OSError(f"the output directory {path} cannot be written: {error}") from error
 
 
 def use_compilation_cache():
@@ -107,15 +123,6 @@ class ShareFlags:
                 raise UserError("--distributed asks the cluster: give it without --num_processes")
             return share_of_cluster()
         return Share() if missing else Share(given["process_id"], given["num_processes"])
-
-
-def check_alone():
-    """UserError if the devices of other processes are this process's too."""
-    if jax.process_count() > 1:
-        raise UserError(
-            f"JAX sees the devices of {jax.process_count()} processes here, and a process that shares out "
-            "runs must see its own only: limit each process to the devices of its host"
-        )
 
 
 def incomplete(share: Share) -> str:

@@ -45,7 +45,6 @@ def main():
     if DRY_RUN.value:
         tell(jobs)
         return
-    machine.check_alone()
     with machine.output_directory(WORKDIR.value) as workdir:
         n_jobs = len(share.of(len(jobs)))
         with tqdm(total=n_jobs, unit="run", disable=None, dynamic_ncols=True) as bar:

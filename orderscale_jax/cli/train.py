@@ -6,14 +6,15 @@
 The same command again goes on where a killed run stopped. --config.runs=64
 trains 64 seeds as one program. Many processes share them out: under SLURM, Open
 MPI or on a TPU pod with --distributed, elsewhere (a job array) with
---num_processes=P --process_id=0 to P-1. All must see the same work directory.
+--num_processes=P --process_id=0 to P-1. All must see the same work directory,
+which may be in an object store (--workdir=gs://bucket/my).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from orderscale_jax import files
 from orderscale_jax.cli import arguments, machine
 from orderscale_jax.cli.configuration import Configuration
 from orderscale_jax.formatting import count
@@ -30,7 +31,6 @@ def main():
     place, config, share = arguments.required(WORKDIR), CONFIG.load(), SHARE.share()
     machine.use_compilation_cache()
     machine.use_all_cores(len(share.of(config.runs)))
-    machine.check_alone()
     with machine.output_directory(place) as workdir:
         was_finished = (workdir / "summary.json").exists()
         summary = work.train(config, workdir, share)
@@ -43,7 +43,7 @@ def main():
             print(f"no attempt reached {bar:g} (train.min_accuracy): the best weights of all are kept")
 
 
-def sentence(summary: dict[str, Any], checkpoint: Path, was_finished: bool) -> str:
+def sentence(summary: dict[str, Any], checkpoint: files.Place, was_finished: bool) -> str:
     """How the runs ended, in one line."""
     of = f" of seed {summary['seed']}, the best," if "runs" in summary else ""
     seen = ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import io
 import os
-import pathlib
 from collections.abc import Sequence
 
 import matplotlib
@@ -76,7 +75,7 @@ def styled(draw):
 
 def save(
     figure: Figure, path: str | os.PathLike, formats: Sequence[str] = ("png", "pdf")
-) -> tuple[pathlib.Path, ...]:
+) -> tuple[files.Place, ...]:
     """Writes `path`.png and `path`.pdf, or other `formats`, each all or nothing, and returns their paths.
 
     The folder is made if need be; a suffix in `path` is kept as part of the name. Files hold no date,
@@ -89,8 +88,8 @@ def save(
     unknown = [name for name in formats if name not in METADATA]
     if isinstance(formats, str) or unknown:
         raise UserError(f"formats are some of {tuple(METADATA)}; got {formats!r}")
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = files.place(path)
+    files.make_directory(path.parent)
     written = []
     for name in formats:
         buffer = io.BytesIO()

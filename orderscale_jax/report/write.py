@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -58,7 +57,7 @@ def write_report(
         n_val_total=len(split.validation),
         validation_lists_seen=validation_lists_seen,
     )
-    output, images = Path(output), {}
+    output, images = files.place(output), {}
     for title, figure in draw(found, history).items():
         png, _ = figures.save(figure, output / "figures" / title)
         images[title] = png.read_bytes()
@@ -100,7 +99,7 @@ def flow(found: Study) -> figures.Flow:
     )
 
 
-def read_history(checkpoint: Path, seed: int | None = None) -> tuple[figures.Curve, ...]:
+def read_history(checkpoint: str | os.PathLike, seed: int | None = None) -> tuple[figures.Curve, ...]:
     """The validations of the training that left `checkpoint`, a curve per attempt; none if unknown.
 
     They stand in `metrics.jsonl` of the work directory, in which the checkpoint lies; of several runs
@@ -109,11 +108,12 @@ def read_history(checkpoint: Path, seed: int | None = None) -> tuple[figures.Cur
     Raises:
       UserError: the log is damaged.
     """
-    log = checkpoint.absolute().parent / "metrics.jsonl"
+    checkpoint = files.place(checkpoint)
+    log = files.absolute(checkpoint).parent / "metrics.jsonl"
     if checkpoint.name != "checkpoint" or not log.is_file():
         return ()
     attempts: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for number, text in enumerate(log.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, text in enumerate(log.read_bytes().decode(errors="replace").splitlines(), 1):
         line = _validation(text)
         if line is None:
             raise UserError(

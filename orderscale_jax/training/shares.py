@@ -1,8 +1,8 @@
 """Who trains which runs, where several processes do: shares that know nothing of each other.
 
-Runs share nothing, so the processes do not talk while they train. Each takes its share, in a directory
-that all of them see, and whoever finds all shares complete writes what belongs to all. A share that died
-is started again by the same command; its neighbours never notice.
+Runs share nothing, so the processes do not talk while they train. Each takes its share, on its own devices
+and in a directory that all of them see, and whoever finds all shares complete writes what belongs to all.
+A share that died is started again by the same command; its neighbours never notice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 
 from orderscale_jax.errors import UserError
@@ -77,3 +78,19 @@ def share_of_cluster() -> Share:
             f"JAX does not know which processes take part ({why}): say which this is, and of how many"
         )
     return Share(*map(int, asked.stdout.split()[-2:]))
+
+
+def check_processes(share: Share):
+    """UserError if JAX counts several processes, as on a TPU pod, and they cannot share out the runs so."""
+    n_processes, n_devices = jax.process_count(), jax.local_device_count()
+    if n_processes > 1 and share.count == 1:
+        raise UserError(
+            f"JAX counts {n_processes} processes here, which would all train the same: "
+            "let them share out the runs with --distributed"
+        )
+    if n_processes > 1 and n_devices > 1:  # pmap cannot be planned there
+        raise UserError(
+            f"JAX counts {n_processes} processes here, with {n_devices} devices each, and only a process "
+            "that is alone can use several: limit each to the devices of its host "
+            "(on a TPU pod with TPU_PROCESS_BOUNDS=1,1,1 and TPU_CHIPS_PER_PROCESS_BOUNDS)"
+        )

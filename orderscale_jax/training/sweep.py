@@ -19,13 +19,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
+from orderscale_jax import files
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import Setup, check_seeds, overrides_text
 from orderscale_jax.errors import UserError
@@ -34,7 +34,7 @@ from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup, result
 from orderscale_jax.training.hyper import hyper_of, neutral
 from orderscale_jax.training.run import Run
-from orderscale_jax.training.shares import Share
+from orderscale_jax.training.shares import Share, check_processes
 from orderscale_jax.training.sweep_results import OUTCOMES, SUCCESS, ResultsFile, read_results, write_results
 
 ALL = Share()
@@ -186,10 +186,11 @@ def train(
     Raises:
       UserError: the sweep is wrong, has fewer runs than shares, or `workdir` holds another one.
     """
-    workdir, jobs = Path(workdir), plan(config)
+    workdir, jobs = files.place(workdir), plan(config)
     if (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds a run and not a sweep: give another directory")
     share.of(len(jobs))  # for its check
+    check_processes(share)
     mine = jobs[share.index :: share.count]  # every share gets some of each cell
     finished = _finished(workdir, jobs)
     for job in mine:
@@ -205,7 +206,7 @@ def train(
 
         try:
             for group in programs(unfinished):
-                _train_together(group, finish)
+                _train_together(group, finish, file.keep)
         finally:
             file.close()
         finished = _finished(workdir, jobs)
@@ -218,7 +219,7 @@ def train(
     return rows
 
 
-def _finished(workdir: Path, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+def _finished(workdir: files.Place, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
     """The rows in `workdir` by the name of their run."""
     planned = {job.name for job in jobs}
     found = {}
@@ -234,8 +235,14 @@ def _finished(workdir: Path, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]], None]):
+def _train_together(
+    jobs: Sequence[Job],
+    on_row: Callable[[Job, dict[str, Any]], None],
+    after_rows: Callable[[], None] = lambda: None,
+):
     """Trains runs of one of `programs`, as many at once as suits the devices.
+
+    Many may end in the same moment: `after_rows` is called once for all of these.
 
     On a CPU runs of a device take turns, so there are as many at once as devices: rows come early
     and a kill loses little. On other devices all, of which `Ensemble` takes as many as fit; if the
@@ -257,7 +264,7 @@ def _train_together(jobs: Sequence[Job], on_row: Callable[[Job, dict[str, Any]],
         filled = np.resize(group, -(-len(group) // n_devices) * n_devices)
         try:
             ensemble = Ensemble(setup, split, _start(setup, [jobs[i] for i in filled]))
-            _finish(ensemble, [(i, jobs[i]) for i in group], ended)
+            _finish(ensemble, [(i, jobs[i]) for i in group], ended, after_rows)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or len(filled) == n_devices:
                 raise
@@ -271,7 +278,12 @@ def _start(setup: Setup, jobs: Sequence[Job]) -> Run:
     return start_runs(setup, np.array([job.seed for job in jobs], np.uint32), stacked)
 
 
-def _finish(ensemble: Ensemble, jobs: Sequence[tuple[int, Job]], ended: Callable[[int, dict], None]):
+def _finish(
+    ensemble: Ensemble,
+    jobs: Sequence[tuple[int, Job]],
+    ended: Callable[[int, dict], None],
+    after_rows: Callable[[], None],
+):
     """Advances runs to their end; those of the ensemble beyond `jobs` fill places."""
     seconds = np.zeros(len(jobs))
     while not ensemble.done:
@@ -285,6 +297,7 @@ def _finish(ensemble: Ensemble, jobs: Sequence[tuple[int, Job]], ended: Callable
             for place in (line["index"] for line in lines if line["done"]):
                 number, job = jobs[place]
                 ended(number, _row(job, state, place, float(seconds[place])))
+            after_rows()
 
 
 def _row(job: Job, state: Run, i: int, seconds: float) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import dataclasses
 import io
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
       FileNotFoundError: there is no such file.
       UserError: it is not a results CSV.
     """
-    text = Path(path).read_bytes().decode(errors="replace")
+    text = files.place(path).read_bytes().decode(errors="replace")
     table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     if table.fieldnames is None:
         return []
@@ -96,36 +95,35 @@ class ResultsFile:
         Raises:
           UserError: the file has other columns.
         """
-        self.path = Path(path)
-        content = self.path.read_bytes() if self.path.exists() else b""
+        path = files.place(path)
+        content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         header = _lines([COLUMNS])
         if whole and whole.splitlines(keepends=True)[0] != header.encode():
             raise UserError(
-                f"{self.path} has other columns than this sweep writes, so it holds another sweep: "
+                f"{path} has other columns than this sweep writes, so it holds another sweep: "
                 "give another work directory"
             )
-        self._file = open(self.path, "a", newline="")
-        self._file.truncate(len(whole))
+        self._file = files.Growing(path, whole.decode())
         if not whole:
-            self._write(header)
+            self._file.add(header)
+            self._file.keep()
 
     def append(self, row: dict[str, Any]):
-        """Adds a row and returns when it is on disk."""
-        self._write(_lines([_entries(row)]))
+        """Adds a row; it outlasts this process, in an object store from the next `keep` on."""
+        self._file.add(_lines([_entries(row)]))
+
+    def keep(self):
+        """Returns when the rows are on disk, or in the store."""
+        self._file.keep()
 
     def close(self):
         self._file.close()
 
-    def _write(self, text: str):
-        self._file.write(text)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
 
 def write_results(path: str | os.PathLike, rows: Iterable[dict[str, Any]]):
     """Writes rows so that the file is either whole or as it was."""
-    files.write_text(Path(path), _lines([COLUMNS, *map(_entries, rows)]))
+    files.write_text(files.place(path), _lines([COLUMNS, *map(_entries, rows)]))
 
 
 def _entries(row: dict[str, Any]) -> list[Any]:

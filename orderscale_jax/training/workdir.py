@@ -6,6 +6,8 @@ there are several) and `summary.json`.
 
 Where several processes share the runs (`shares`), each has its states and its log in `parts/I_of_P`
 until all are complete; then the directory is what one process would have left.
+
+It may be in an object store (`gs://…`). There the log is written with each state and at the end.
 """
 
 from __future__ import annotations
@@ -13,9 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, Result, make_setup, result
 from orderscale_jax.training.progress import Progress
 from orderscale_jax.training.run import Run
-from orderscale_jax.training.shares import Share
+from orderscale_jax.training.shares import Share, check_processes
 
 ALL = Share()
 
@@ -45,7 +45,7 @@ def train(
 
     Args:
       config: what to train.
-      workdir: made if need be; all shares must see the same one.
+      workdir: local or `gs://…`, made if need be; all shares must see the same one.
       share: which of the runs.
 
     Returns:
@@ -55,7 +55,7 @@ def train(
       UserError: the configuration is wrong or for sweeps only, `workdir` holds runs of another one or of
         another number of shares, its states are damaged, or there are more shares than runs.
     """
-    workdir = Path(workdir)
+    workdir = files.place(workdir)
     setup, split = make_setup(config)
     if setup.train.scores not in ("free", "penalized"):
         raise UserError(
@@ -63,6 +63,7 @@ def train(
             "be kept without that: it is for sweeps, which keep none"
         )
     mine = share.of(config.runs)
+    check_processes(share)
     if config.wandb.enabled:
         _import_wandb()
     finished = _claim(workdir, config)
@@ -71,21 +72,23 @@ def train(
         return finished
     _check_shares(workdir, share)
     place = _place(workdir, share)
-    place.mkdir(parents=True, exist_ok=True)
+    files.make_directory(place)
     if not (place / "part.json").exists():
         part = _train_share(config, setup, split, workdir, place, mine)
         files.write_json(place / "part.json", part)
     return _complete(workdir, config, setup, share)
 
 
-def _train_share(config, setup: Setup, split, workdir: Path, place: Path, mine) -> dict[str, Any]:
+def _train_share(
+    config, setup: Setup, split, workdir: files.Place, place: files.Place, mine
+) -> dict[str, Any]:
     """Trains the runs `mine`, with states and log in `place`; returns what is to be said of them."""
     first, states = int(mine[0]), place / "states"
-    steps, runs, seconds = _resume(place, start_runs(setup, config.seed + mine), first)
+    steps, runs, seconds, logged = _resume(place, start_runs(setup, config.seed + mine), first)
     began = time.perf_counter() - seconds
     total_steps, saved = np.array(runs.total_steps), steps
     wandb = _weights_and_biases(config) if first == 0 else None
-    with Progress(setup, runs) as progress, open(place / "metrics.jsonl", "a") as log:
+    with Progress(setup, runs) as progress, files.Growing(place / "metrics.jsonl", logged) as log:
         ensemble = Ensemble(setup, split, runs)
         placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
         while not ensemble.done:
@@ -95,15 +98,16 @@ def _train_share(config, setup: Setup, split, workdir: Path, place: Path, mine) 
             for line in lines:
                 total_steps[line["index"]] = line["total_steps"]
                 line["index"] += first
-                log.write(json.dumps(line) + "\n")
+                log.add(json.dumps(line) + "\n")
                 if wandb:
                     wandb.log(line, step=line["total_steps"])
-            log.flush()
             steps += int((total_steps - before).max())
             if steps - saved >= setup.train.checkpoint_every and not ensemble.done:
                 saved = steps
                 metadata = {"seconds": time.perf_counter() - began}
+                log.keep()  # before the state, so that none goes on from where lines are missing
                 checkpoint.save_state(states, steps, ensemble.state(), metadata)
+        log.keep()
     runs = ensemble.state()
     members = [_write_member(workdir, config, setup, result(runs, i)) for i in range(len(mine))]
     if wandb:
@@ -118,12 +122,12 @@ def _train_share(config, setup: Setup, split, workdir: Path, place: Path, mine) 
     }
 
 
-def _place(workdir: Path, share: Share) -> Path:
+def _place(workdir: files.Place, share: Share) -> files.Place:
     """Where a share keeps its states and its log."""
     return workdir if share.count == 1 else workdir / "parts" / str(share)
 
 
-def _check_shares(workdir: Path, share: Share):
+def _check_shares(workdir: files.Place, share: Share):
     """UserError if another number of shares has begun here."""
     parts = workdir / "parts"
     begun = {entry.name.rpartition("_")[2] for entry in parts.iterdir()} if parts.is_dir() else set()
@@ -139,9 +143,9 @@ def _describe(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def _claim(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+def _claim(workdir: files.Place, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
     """Makes `workdir` this configuration's; the summary if its runs have ended."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    files.make_directory(workdir)
     note, summary = workdir / "config.json", workdir / "summary.json"
     if (workdir / "results.csv").exists():
         raise UserError(f"{workdir} holds a sweep: give another directory")
@@ -165,28 +169,29 @@ def _difference(there: Any, here: Any, place: str = "") -> str:
     return _difference(there.get(name), here.get(name), f"{place}.{name}" if place else name)
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: files.Place) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path} is damaged: put back a copy of it, or give another directory") from error
 
 
-def _resume(place: Path, runs: Run, first: int):
-    """The last state (steps, runs, seconds), and a log cut back to that moment."""
+def _resume(place: files.Place, runs: Run, first: int):
+    """The last state (steps, runs, seconds, log), the file of the log being cut back to that moment."""
     latest = checkpoint.restore_latest(place / "states", runs)
     steps, runs, metadata = (0, jax.device_get(runs), {"seconds": 0.0}) if latest is None else latest
     log, kept = place / "metrics.jsonl", []
-    for text in log.read_text().splitlines() if log.exists() else []:
+    for text in log.read_bytes().decode().splitlines() if log.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line
             line = json.loads(text)
             if line["total_steps"] <= runs.total_steps[line["index"] - first]:
                 kept.append(text)
-    files.write_text(log, "".join(f"{text}\n" for text in kept))
-    return steps, runs, metadata["seconds"]
+    logged = "".join(f"{text}\n" for text in kept)
+    files.write_text(log, logged)
+    return steps, runs, metadata["seconds"], logged
 
 
-def _write_member(workdir: Path, config, setup: Setup, run: Result) -> dict[str, Any]:
+def _write_member(workdir: files.Place, config, setup: Setup, run: Result) -> dict[str, Any]:
     """Writes a run's weights; returns its line of the summary."""
     alone = ml_collections.ConfigDict(config.to_dict())
     alone.seed, alone.runs = run.seed, 1
@@ -201,17 +206,17 @@ def _write_member(workdir: Path, config, setup: Setup, run: Result) -> dict[str,
     }
 
 
-def _weights(workdir: Path, config, seed: int) -> Path:
+def _weights(workdir: files.Place, config, seed: int) -> files.Place:
     """Where the weights of one run are."""
     return workdir / "members" / f"seed_{seed}" if config.runs > 1 else workdir / "checkpoint"
 
 
-def _complete(workdir: Path, config, setup: Setup, share: Share) -> dict[str, Any] | None:
+def _complete(workdir: files.Place, config, setup: Setup, share: Share) -> dict[str, Any] | None:
     """Writes what belongs to all runs, if all shares have ended; doing it twice gives the same."""
     places = [_place(workdir, Share(i, share.count)) for i in range(share.count)]
     try:
         parts = [_read_json(place / "part.json") for place in places]
-        logs = [(place / "metrics.jsonl").read_text() for place in places]
+        logs = [(place / "metrics.jsonl").read_bytes().decode() for place in places]
     except FileNotFoundError:  # a share goes on, or another process has just completed all
         return _claim(workdir, config)
     if any(part["config"] != _describe(config) for part in parts):
@@ -230,7 +235,7 @@ def _complete(workdir: Path, config, setup: Setup, share: Share) -> dict[str, An
         "validation_lists_seen": validation_lists_seen(config),
         "device": jax.local_devices()[0].device_kind,
         "placement": (f"{len(parts)} processes: " if len(parts) > 1 else "") + placements,
-        "checkpoint": str((workdir / "checkpoint").absolute()),
+        "checkpoint": str(files.absolute(workdir / "checkpoint")),
     }
     if len(members) > 1:
         summary["runs"] = members
@@ -242,10 +247,10 @@ def _complete(workdir: Path, config, setup: Setup, share: Share) -> dict[str, An
     return summary
 
 
-def _clean(workdir: Path):
+def _clean(workdir: files.Place):
     """Removes what nothing needs once the summary is there."""
     for done in (workdir / "parts", workdir / "states"):
-        shutil.rmtree(done, ignore_errors=True)
+        files.remove_directory(done)
     (workdir / "part.json").unlink(missing_ok=True)
 
 
