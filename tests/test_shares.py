@@ -235,11 +235,3 @@ def test_shares_save_everything_where_jax_counts_several_processes(alone, tmp_pa
     assert [process.returncode for process in processes] == [0, 0], said
     assert all("JAX counts 2 processes here, which would all train the same" in out for out, _ in said), said
     assert_same_files(tmp_path / "two", alone[0])
-
-
-def test_several_devices_of_one_of_several_processes_are_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
-    with pytest.raises(UserError, match=r"2 processes here, with 4 devices each, .*TPU_PROCESS_BOUNDS=1,1,1"):
-        train(config_of(), tmp_path / "run", Share(0, 2))
-    assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import jax
 
 from orderscale_jax.accelerators import hlo
 from orderscale_jax.accelerators.programs import Program
-from orderscale_jax.accelerators.targets import Target
+from orderscale_jax.accelerators.targets import Target, lowering
 from orderscale_jax.training.devices import planned_bytes
 
 
@@ -23,7 +23,8 @@ def costs(program: Program, target: Target, devices: Sequence[jax.Device]) -> di
     nothing but these products: steps of runs where it trains, otherwise calls.
     """
     function, arguments = program.build(devices)
-    lowered = function.lower(*arguments)
+    with lowering(target.platform):
+        lowered = function.lower(*arguments)
     began, options = time.perf_counter(), {}
     try:
         compiled = lowered.compile()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from orderscale_jax.errors import MissingPackage, UserError
 from orderscale_jax.formatting import enumerate_words
@@ -136,6 +138,14 @@ def _toolkit() -> Path | None:
         if (toolkit / "bin" / "ptxas").exists() and (toolkit / "nvvm" / "libdevice").exists():
             return toolkit
     return None
+
+
+def lowering(platform: str):
+    """A context in which programs are lowered for a platform that is not here: kernels ask what it is."""
+    if platform != "cuda":
+        return contextlib.nullcontext()
+    device = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
 def devices(target: Target) -> Sequence[jax.Device]:

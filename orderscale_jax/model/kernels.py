@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.experimental.pallas import triton as plgpu
 
 from orderscale_jax.graph import Graph
 from orderscale_jax.model.readout import HEADROOM
@@ -233,13 +232,13 @@ def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
     ]
     n_vectors = 2 * n_weights + n_digits + n_scores
     losses, d_shared, d_shared_scores, *vectors = pl.pallas_call(
-        functools.partial(_gpu_lists, readout, (lambda: None) if interpret else plgpu.debug_barrier),
+        functools.partial(_gpu_lists, readout, (lambda: None) if interpret else _triton().debug_barrier),
         grid=(n_parts,),
         in_specs=[pl.BlockSpec(table.shape, lambda part: (0, 0)), *[of_lists] * (len(given) + n_digits)],
         out_specs=[*of_part, *[of_lists] * n_vectors],
         out_shape=[jax.ShapeDtypeStruct((n_parts, *spec.block_shape[1:]), jnp.float32) for spec in of_part]
         + [jax.ShapeDtypeStruct((size,), jnp.float32)] * n_vectors,
-        compiler_params=plgpu.CompilerParams(num_warps=LISTS_WARPS, num_stages=1),
+        compiler_params=_triton().CompilerParams(num_warps=LISTS_WARPS, num_stages=1),
         interpret=interpret,
     )(table, *given, *lists)
     weights, _, log_totals, d_scores = _split(vectors, n_weights, n_weights, n_digits, n_scores)
@@ -247,11 +246,18 @@ def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
         functools.partial(_gpu_table, readout),
         grid=(table.shape[1] // TABLE_COLUMNS + 1,),
         out_shape=jax.ShapeDtypeStruct(table.shape, jnp.float32),
-        compiler_params=plgpu.CompilerParams(num_warps=TABLE_WARPS, num_stages=1),
+        compiler_params=_triton().CompilerParams(num_warps=TABLE_WARPS, num_stages=1),
         interpret=interpret,
     )(table, *lists, *weights, *log_totals, *d_scores, d_shared, d_shared_scores)
     d_given = tuple(d_scores[readout.scores.index(edge)][:n_lists] for edge in readout.given)
     return LN_2 * losses.sum(), (d_table, d_given)
+
+
+def _triton():
+    """Pallas for GPUs, imported when it is needed: JAX means to replace it."""
+    from jax.experimental.pallas import triton
+
+    return triton
 
 
 def _split(values, *numbers: int) -> list[list]:
@@ -377,7 +383,7 @@ def _gpu_table(readout: Readout, table_ref, *refs):
             d_table += jnp.where(_is_row_of(readout, s, row), pulls[None], 0.0)
         column += program * TABLE_COLUMNS - readout.n_tokens
         is_score = (column >= 0) & (column < readout.n_score_columns)
-        plgpu.store(d_table_ref.at[:, columns], d_table, mask=~is_score)
+        _triton().store(d_table_ref.at[:, columns], d_table, mask=~is_score)
 
     @pl.when(program == width // TABLE_COLUMNS)
     def _():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec, SingleDeviceSharding
 
 from orderscale_jax.config import Setup
+from orderscale_jax.model import ModelConfig, bind, fused, init_params
 from orderscale_jax.training import run
 from orderscale_jax.training.hyper import Hyper
 from orderscale_jax.training.run import Run
 
+logger = logging.getLogger(__name__)
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 
@@ -67,13 +70,24 @@ def place(n_runs: int, batch_size: int, devices: Sequence[jax.Device] | None = N
     return Placement(n_runs, n_devices, "batch", vectorize, platform, kernel)
 
 
+@functools.cache
 def _kernel(device: jax.Device) -> str | None:
-    """The kernel for a device: TPUs, and NVIDIA GPUs from the Ampere generation on."""
-    if device.platform == "tpu":
-        return "tpu"
-    capability = str(getattr(device, "compute_capability", ""))  # 9.0; of an AMD GPU its name
-    is_number = capability.replace(".", "", 1).isdigit()
-    return "gpu" if is_number and float(capability) >= 8 else None
+    """The kernel for a device, tried on it; None where there is none, as for GPUs before Ampere."""
+    kernel = device.platform if device.platform in fused.KERNELS else None
+    config, lists = ModelConfig(n_digits=2, d_model=2), jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    if kernel is None or device not in jax.local_devices():  # what is not here cannot be asked
+        return kernel
+
+    def loss(key, lists):
+        return fused.loss(bind(config, init_params(config, key)), lists, kernel)
+
+    try:
+        jitted(loss, device).lower(jax.eval_shape(lambda: jax.random.key(0)), lists).compile()
+    except Exception as error:  # compilers refuse in many ways
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.warning("training is slower than it could be: this device does not run our kernel (%s)", why)
+        return None
+    return kernel
 
 
 def memory() -> int:
@@ -227,7 +241,9 @@ class CompiledTraining:
         """The program for arguments of these shapes."""
         shapes = tuple((x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arguments))
         if shapes not in self._programs:
-            self._programs[shapes] = self._call.lower(*arguments).compile()
+            # Arrays, not shapes alone: of these pmap makes none where JAX counts several processes.
+            like = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), arguments)
+            self._programs[shapes] = self._call.lower(*like).compile()
         return self._programs[shapes]
 
     @property

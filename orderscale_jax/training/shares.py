@@ -81,16 +81,10 @@ def share_of_cluster() -> Share:
 
 
 def check_processes(share: Share):
-    """UserError if JAX counts several processes, as on a TPU pod, and they cannot share out the runs so."""
-    n_processes, n_devices = jax.process_count(), jax.local_device_count()
+    """UserError if JAX counts several processes, as on a TPU pod, that would all train the same runs."""
+    n_processes = jax.process_count()
     if n_processes > 1 and share.count == 1:
         raise UserError(
             f"JAX counts {n_processes} processes here, which would all train the same: "
             "let them share out the runs with --distributed"
-        )
-    if n_processes > 1 and n_devices > 1:  # pmap cannot be planned there
-        raise UserError(
-            f"JAX counts {n_processes} processes here, with {n_devices} devices each, and only a process "
-            "that is alone can use several: limit each to the devices of its host "
-            "(on a TPU pod with TPU_PROCESS_BOUNDS=1,1,1 and TPU_CHIPS_PER_PROCESS_BOUNDS)"
         )
