@@ -60,7 +60,9 @@ def test_every_program_lowers_and_its_products_have_all_bits(name, platform):
     assert bool(found) == (kind != "drawing") and "stablehlo.convolution" not in text
     for product in found:
         assert "precision = [HIGHEST, HIGHEST]" in product and "algorithm" not in product, product
-    has_kernel = kind in ("step", "stretch") or (platform == "tpu" and kind == "drawing" and "afresh" not in name)
+    has_kernel = kind in ("step", "stretch") or (
+        platform == "tpu" and kind == "drawing" and "afresh" not in name
+    )
     assert (KERNELS[platform] in text) == has_kernel
 
 
@@ -264,7 +266,7 @@ def test_programs_compile(target):
 
 def here(memory_bytes=1e9) -> targets.Target:
     """A target that is this machine."""
-    return targets.Target("here", "cpu", 1, 1e9, 2e9, memory_bytes)
+    return targets.Target("here", "cpu", "cpu", 1, 1e9, 2e9, memory_bytes)
 
 
 def test_each_program_has_a_line(capsys, tmp_path):

@@ -49,8 +49,8 @@ def all_programs(
 ) -> Iterator[Program]:
     """The programs of training some setups, in so many runs each, and of analysing some models.
 
-    `kernel` is the one of `fused.KERNELS` that the devices run. The first setup stands for the others where its recipe does not matter: in validation of `n_runs`, and
-    on several devices.
+    `kernel` is the one of `fused.KERNELS` that the devices run. The first setup stands for the others where
+    its recipe does not matter: in validation of `n_runs`, and on several devices.
     """
     for name, (setup, split, sizes) in trained.items():
         for R in sizes:
@@ -61,7 +61,7 @@ def all_programs(
     if n_devices > 1:
         yield stretch(name, setup, split, n_runs, kernel, n_devices, "runs")
         yield stretch(name, setup, split, 1, kernel, n_devices, "batch")
-    yield validation(name, setup, split, n_runs)
+    yield validation(name, setup, split, n_runs, kernel)
     for name, (model, split) in analysed.items():
         yield observation(name, model)
         for mode in MODES:
@@ -118,11 +118,11 @@ def stretch(
     return Program(f"stretch_{name}_{_of(R)}{several}", build, setup.train.eval_every * R / n_devices)
 
 
-def validation(name: str, setup: Setup, split: Split, R: int) -> Program:
+def validation(name: str, setup: Setup, split: Split, R: int, kernel: str | None) -> Program:
     """The scores of R runs on all validation lists."""
 
     def many(params, lists):
-        return jax.vmap(functools.partial(evaluate, setup), in_axes=(0, None))(params, lists)
+        return jax.vmap(functools.partial(evaluate, setup, kernel=kernel), in_axes=(0, None))(params, lists)
 
     return _on_one(f"validation_{name}_{_of(R)}", many, _runs(setup, R).params, _like(split.validation))
 

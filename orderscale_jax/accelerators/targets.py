@@ -57,6 +57,7 @@ class Target:
     Attributes:
       name: as the command knows it.
       platform: `tpu` or `cuda`, as `Lowered` knows it.
+      kind: how the names of such devices begin.
       n_devices: how many of it are compiled for.
       bytes_per_second: of its main memory.
       flops_per_second: of products of float32 numbers with all their bits.
@@ -67,6 +68,7 @@ class Target:
 
     name: str
     platform: str
+    kind: str
     n_devices: int
     bytes_per_second: float
     flops_per_second: float
@@ -82,9 +84,18 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("v5e", "tpu", 4, 0.819e12, 197e12 / PASSES, USABLE * 16 * 2**30),
-        Target("v6e", "tpu", 4, 1.64e12, 918e12 / PASSES, USABLE * 32 * 2**30),
-        Target("h100", "cuda", 1, 3.35e12, 67e12, USABLE * 80e9, {"xla_gpu_enable_triton_gemm": False}),
+        Target("v5e", "tpu", "TPU v5 lite", 4, 0.819e12, 197e12 / PASSES, USABLE * 16 * 2**30),
+        Target("v6e", "tpu", "TPU v6 lite", 4, 1.64e12, 918e12 / PASSES, USABLE * 32 * 2**30),
+        Target(
+            "h100",
+            "cuda",
+            "NVIDIA H100 80GB HBM3",
+            1,
+            3.35e12,
+            67e12,
+            USABLE * 80e9,
+            {"xla_gpu_enable_triton_gemm": False},
+        ),
     )
 }
 
@@ -144,7 +155,7 @@ def lowering(platform: str):
     """A context in which programs are lowered for a platform that is not here: kernels ask what it is."""
     if platform != "cuda":
         return contextlib.nullcontext()
-    device = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    device = AbstractDevice(device_kind=TARGETS["h100"].kind, num_cores=None, platform="gpu")
     return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 

@@ -17,15 +17,18 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from orderscale_jax import checkpoint
+from orderscale_jax.accelerators import hlo, programs, targets
 from orderscale_jax.analysis import ablate_edges
+from orderscale_jax.analysis.ablation import count_right
 from orderscale_jax.cli import arguments, peers
 from orderscale_jax.cli.configuration import load
-from orderscale_jax.config import default_config
+from orderscale_jax.config import default_config, table_config
 from orderscale_jax.model import MODES, bind, init_params
 from orderscale_jax.training.devices import CompiledTraining, place, start_runs
-from orderscale_jax.training.ensemble import make_setup
+from orderscale_jax.training.ensemble import Ensemble, device_lists, make_setup
 from orderscale_jax.training.sweep_results import SUCCESS
 
 MOST_STEPS = 20_000  # that a seed may take to accuracy 0.90
@@ -44,6 +47,7 @@ SEEDS = arguments.define(
     least=0,
 )
 
+TABLE_RUNS, MODELS = 60, 256  # on an accelerator
 DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of 100
 
 
@@ -65,6 +69,9 @@ def measure(file):
         training_speed(tell, label, n_layers)
     ablation_speed(tell)
     ensemble_speed(tell)
+    if jax.default_backend() != "cpu":
+        many_models(tell)
+        table_row(tell)
     if SEEDS.value:
         time_to_accuracy(tell, SEEDS.value)
 
@@ -75,7 +82,7 @@ def training_speed(tell, label: str, n_layers: int):
     config.model.n_layers = n_layers
     config.train.target_accuracy = NEVER
     setup, split = make_setup(config)
-    lists, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
+    lists, validation = device_lists(split)
     advance = CompiledTraining(setup, place(1, setup.train.batch_size))
     state = [advance.load(start_runs(setup, [0]))]
 
@@ -105,32 +112,90 @@ def training_speed(tell, label: str, n_layers: int):
 
 def ensemble_speed(tell):
     """Steps per second summed over the runs of an ensemble, two layers, batch 1024."""
-    config = default_config()
-    config.train.batch_size = 1024
-    config.train.target_accuracy = NEVER
-    setup, split = make_setup(config)
-    lists, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
-    sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 256, 1024)
-    calls = {}
-    for size in sizes:
-        advance = CompiledTraining(setup, place(size, setup.train.batch_size))
-        state = [advance.load(start_runs(setup, np.arange(size)))]
+    on_cpu = jax.default_backend() == "cpu"
+    sizes = (1, 8) if on_cpu else (1, 64, 256, 1024)
+    for recipe in ("default",) if on_cpu else ("two_layer", "two_layer_fresh"):
+        config = default_config() if on_cpu else load(recipe)
+        config.train.batch_size = 1024
+        config.train.max_steps = 10**6
+        config.train.target_accuracy = NEVER
+        setup, split = make_setup(config)
+        name = "" if on_cpu else f"_{recipe}"
+        calls = {size: ensemble(tell, setup, split, size, name) for size in sizes}
+        seconds = timings(calls)
+        for size in sizes:
+            rate = size * setup.train.eval_every / np.median(seconds[size])
+            tell(f"seed_steps_per_second{name}_{size}_runs", rate, "steps/s")
+            tell(f"seed_steps_over_published{name}_{size}_runs", rate / PUBLISHED_STEPS_PER_SECOND, "ratio")
+            if size > 1 and (bound := memory_bound(setup, size)) is not None:
+                tell(f"share_of_memory_bound{name}_{size}_runs", rate / bound, "ratio")
+        small, large = sizes[-2:]
+        per_run = (seconds[large] / large) / (seconds[small] / small)
+        tell(f"cost_per_run{name}_{large}_runs_over_{small}", np.median(per_run), "ratio")
 
-        def stretch(advance=advance, state=state):
-            state[0], reports = advance(state[0], lists, validation)
-            return reports
 
-        calls[size] = stretch
-    seconds = timings(calls)
-    for size in sizes:
-        rate = size * setup.train.eval_every / np.median(seconds[size])
-        tell(f"seed_steps_per_second_{size}_runs", rate, "steps/s")
-        tell(f"seed_steps_over_published_{size}_runs", rate / PUBLISHED_STEPS_PER_SECOND, "ratio")
-    small, large = sizes[-2:]
-    per_run = (seconds[large] / large) / (seconds[small] / small)
-    tell(f"cost_per_run_{large}_runs_over_{small}", np.median(per_run), "ratio")
-    if sizes[1] > 8:
-        step_limit(tell, setup, calls[256], n_runs=256)
+def ensemble(tell, setup, split, size: int, name: str):
+    """A stretch of so many runs, to be timed; an accelerator's memory is told, as planned and as taken."""
+    lists, validation = device_lists(split)
+    advance = CompiledTraining(setup, place(size, setup.train.batch_size))
+    runs = start_runs(setup, np.arange(size))
+    planned = advance.bytes(runs, lists, validation)
+    state = [advance.load(runs)]
+
+    def stretch():
+        state[0], reports = advance(state[0], lists, validation)
+        return reports
+
+    taken = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    if taken is not None:
+        stretch()
+        taken = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+        tell(f"planned_memory{name}_{size}_runs", planned / 1e9, "GB")
+        tell(f"most_memory_so_far{name}_{size}_runs", taken / 1e9, "GB")
+    return stretch
+
+
+def memory_bound(setup, size: int) -> float | None:
+    """Steps of runs per second if this device did nothing but move the bytes of a training step; None if its
+    memory's speed is not known."""
+    device = jax.local_devices()[0]
+    target = next((x for x in targets.TARGETS.values() if device.device_kind.startswith(x.kind)), None)
+    if target is None:
+        return None
+    program = programs.training_step("", setup, size, place(size, setup.train.batch_size).kernel)
+    step, shapes = program.build([device])
+    moved = hlo.cost(hlo.read(step.lower(*shapes).compile().as_text())).bytes_moved
+    return size * target.bytes_per_second / moved
+
+
+def table_row(tell):
+    """The authors' 60 runs of their plain model (Table 4), 50,000 steps each, to the end."""
+    setup, split = make_setup(table_config())
+    ensemble = Ensemble(setup, split, start_runs(setup, np.arange(TABLE_RUNS)))
+    began = time.perf_counter()
+    while not ensemble.done:
+        ensemble.advance()
+    tell(f"table_4_row_of_{TABLE_RUNS}_runs", time.perf_counter() - began, "s, compiling included")
+    accuracy = ensemble.state().best_accuracy
+    tell("table_4_row_above_0.9", (accuracy >= SUCCESS).sum(), f"of {TABLE_RUNS} runs")
+
+
+def many_models(tell):
+    """Every edge of 256 two-layer models cut in both modes, on all validation lists."""
+    setup, split = make_setup(default_config())
+    graphdef, state = nnx.split(bind(setup.model, init_params(setup.model, jax.random.key(0))))
+    states = jax.tree.map(lambda x: jnp.tile(x, (MODELS, *[1] * x.ndim)), state)
+    validation = jnp.asarray(split.validation)
+
+    @jax.jit
+    def all_edges(states):
+        def one(state):
+            return [count_right(graphdef, state, validation, mode, None, 0)[1] for mode in MODES]
+
+        return jax.lax.map(one, states, batch_size=8)
+
+    seconds = timings({"all": lambda: jax.block_until_ready(all_edges(states))})["all"]
+    tell(f"edge_ablation_of_{MODELS}_models", np.median(seconds), "s")
 
 
 def time_to_accuracy(tell, n_seeds: int):
@@ -143,7 +208,7 @@ def time_to_accuracy(tell, n_seeds: int):
     config.train.target_accuracy = SUCCESS
     config.train.max_steps = MOST_STEPS
     setup, split = make_setup(config)
-    lists, validation = jnp.asarray(split.train), jnp.asarray(split.validation)
+    lists, validation = device_lists(split)
     advance = CompiledTraining(setup, place(1, setup.train.batch_size))
     advance(advance.load(start_runs(setup, [0])), lists, validation)
     steps, seconds = [], []
@@ -165,7 +230,7 @@ def time_to_accuracy(tell, n_seeds: int):
                 tell(f"{name}_to_{SUCCESS}_percentile_{share}", value, unit)
 
 
-def step_limit(tell, setup, ours, n_runs: int = 1):
+def step_limit(tell, setup, ours):
     """Time of a two-layer step over the time its unavoidable work takes on this machine.
 
     Unavoidable are the softmax of both outputs' logits, one more pass over them, and the matrix
@@ -173,10 +238,10 @@ def step_limit(tell, setup, ours, n_runs: int = 1):
     """
     config, batch = setup.model, setup.train.batch_size
     key = jax.random.key(0)
-    logits = jax.random.normal(key, (n_runs * batch * config.list_len, config.d_vocab))
+    logits = jax.random.normal(key, (batch * config.list_len, config.d_vocab))
     n_sources = config.list_len * config.n_digits + config.list_len + 1
-    sources = jax.random.normal(key, (n_runs, n_sources, config.d_model))
-    unembed = jax.random.normal(key, (n_runs, config.d_model, config.d_vocab))
+    sources = jax.random.normal(key, (n_sources, config.d_model))
+    unembed = jax.random.normal(key, (config.d_model, config.d_vocab))
     times = 100  # inside one program, so that dispatch does not count
 
     @jax.jit
@@ -207,12 +272,11 @@ def step_limit(tell, setup, ours, n_runs: int = 1):
         }
     )
     limit = (found["softmax"] + found["pass"] + found["products"]) / times
-    operations = 3 * 2 * n_runs * n_sources * config.d_model * config.d_vocab
-    runs = f"_{n_runs}_runs" if n_runs > 1 else ""
-    tell(f"softmax_rate{runs}", logits.size * times / np.median(found["softmax"]) / 1e9, "1e9 logits/s")
-    tell(f"matmul_rate{runs}", operations * times / np.median(found["products"]) / 1e9, "1e9 operations/s")
-    tell(f"train_step_limit{runs}", np.median(limit) * 1e6, "us")
-    tell(f"train_step_over_limit{runs}", np.median(found["ours"] / setup.train.eval_every / limit), "ratio")
+    operations = 3 * 2 * n_sources * config.d_model * config.d_vocab
+    tell("softmax_rate", logits.size * times / np.median(found["softmax"]) / 1e9, "1e9 logits/s")
+    tell("matmul_rate", operations * times / np.median(found["products"]) / 1e9, "1e9 operations/s")
+    tell("train_step_limit", np.median(limit) * 1e6, "us")
+    tell("train_step_over_limit", np.median(found["ours"] / setup.train.eval_every / limit), "ratio")
 
 
 def ablation_speed(tell):

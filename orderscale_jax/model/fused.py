@@ -40,6 +40,17 @@ def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) ->
 
     `kernel` is one of `KERNELS`; with `interpret` it runs anywhere, slowly.
     """
+    readout, table, given, lists = _tables(model, lists)
+    return _read(readout, kernel, interpret, table, given, lists)
+
+
+def judge(model: ListTransformer, lists, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of every output [B, n], and whether it is right (bool), by the kernel for TPUs."""
+    return kernels.judge_on_tpu(*_tables(model, lists), interpret=interpret)
+
+
+def _tables(model: ListTransformer, lists):
+    """What a kernel needs: the readout, its table [M, W], the scores that it is given, and lists [B, n]."""
     config, lists = model.config, model.config.check_lists(lists)
     readout = _readout(config, len(lists))
     padding = -(config.d_vocab + config.n_positions) % TILE
@@ -51,8 +62,8 @@ def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) ->
     columns = jnp.concatenate(  # [D, W]
         [model.unembed.W_U[...], *[q[:, None] for q in queries], jnp.zeros((config.d_model, padding))], axis=1
     )
-    found = tuple(_between_digits(model, readout, vectors, lists, *edge) for edge in readout.given)
-    return _read(readout, kernel, interpret, matmul(vectors, columns), found, lists)
+    given = tuple(_between_digits(model, readout, vectors, lists, *edge) for edge in readout.given)
+    return readout, matmul(vectors, columns), given, lists
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -105,7 +116,7 @@ def _query(model: ListTransformer, layer: int, vector):
 
 
 def _of_source(readout: Readout, table, source: int, n_digits: int = 0):
-    """What a table [..., M] says of a source: of each digit that it may be [..., N], or of SEP or an output."""
+    """What a table [..., M] says of a source: [..., N] for each digit that it may be, else [...]."""
     of_position = table[..., readout.positions[source]]
     token = readout.tokens[source]
     if token is None:

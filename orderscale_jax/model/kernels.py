@@ -116,24 +116,47 @@ def on_tpu(readout: Readout, table, given, lists, *, interpret: bool = False):
 
     Lists lie along the lanes, so that every number of a list is a row.
     """
+    table_shape, given_shape = table.shape, (len(readout.given), None)
+    losses, d_table, *d_given = _tpu_call(
+        _tpu_gradient, readout, table, given, lists, [(1, None), table_shape, given_shape], interpret
+    )
+    d_given = tuple(row for rows in d_given for row in rows)
+    return readout.weight * losses.sum(), (d_table, d_given)
+
+
+def judge_on_tpu(readout: Readout, table, given, lists, *, interpret: bool = False):
+    """Cross-entropy of every output [B, n], and whether it is right: bool [B, n]."""
+    n = readout.graph.list_len
+    found = _tpu_call(_tpu_judgement, readout, table, given, lists, [(n, None), (n, None)], interpret)
+    losses, right = (x.T for x in found)
+    return losses, right > 0
+
+
+def _tpu_call(kernel, readout: Readout, table, given, lists, shapes, interpret: bool) -> list[jax.Array]:
+    """Runs a kernel over blocks of lists; of shapes with None there a part is made by each block, others are
+    added up. Empty ones are left out."""
     size = min(TPU_LISTS, -(-readout.n_lists // TILE) * TILE)
     n_blocks = -(-readout.n_lists // size)
-    whole = pl.BlockSpec(table.shape, lambda block: (0, 0))
     vectors = [_rows(x, n_blocks * size) for x in (given, tuple(lists.T)) if x]
-    of_vectors = [pl.BlockSpec((len(x), size), lambda block: (0, block)) for x in vectors]
-    n_given = len(vectors) - 1
-    shapes = [(1, n_blocks * size), table.shape, *(x.shape for x in vectors[:n_given])]
-    losses, d_table, *d_given = pl.pallas_call(
-        functools.partial(_tpu_kernel, readout),
+    shapes = [shape for shape in shapes if shape[0]]
+
+    def spec(shape):
+        if shape[1] is None:
+            return pl.BlockSpec((shape[0], size), lambda block: (0, block))
+        return pl.BlockSpec(shape, lambda block: (0, 0))
+
+    found = pl.pallas_call(
+        functools.partial(kernel, readout),
         grid=(n_blocks,),
-        in_specs=[whole, *of_vectors],
-        out_specs=[pl.BlockSpec((1, size), lambda block: (0, block)), whole, *of_vectors[:n_given]],
-        out_shape=[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
+        in_specs=[spec(table.shape), *(spec((len(x), None)) for x in vectors)],
+        out_specs=[spec(shape) for shape in shapes],
+        out_shape=[
+            jax.ShapeDtypeStruct((rows, columns or n_blocks * size), jnp.float32) for rows, columns in shapes
+        ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
         interpret=interpret,
     )(table, *vectors)
-    d_given = tuple(row for rows in d_given for row in rows[:, : readout.n_lists])
-    return losses.sum(), (d_table, d_given)
+    return [x if columns else x[:, : readout.n_lists] for x, (_, columns) in zip(found, shapes, strict=True)]
 
 
 def _rows(vectors, length: int):
@@ -142,15 +165,32 @@ def _rows(vectors, length: int):
     return jnp.concatenate(vectors).reshape(-1, length)
 
 
-def _tpu_kernel(readout: Readout, table_ref, *refs):
+@dataclasses.dataclass(frozen=True)
+class _TpuBlock:
+    """What a block of lists looks up in the table.
+
+    Attributes:
+      digit: per position the digits [1, b].
+      column: the number of each column [W, b].
+      chosen: per digit position the rows of the lists, as ones in [M, b].
+      shared_chosen: the rows of every other source, as ones in its lane of [M, TILE].
+      writes: per source what it writes, [W, b] or [W, 1].
+      scores: in the order of `Readout.scores`, [1, b] or [1, 1].
+    """
+
+    digit: list
+    column: jax.Array
+    chosen: list
+    shared_chosen: jax.Array
+    writes: list
+    scores: list
+
+
+def _tpu_block(readout: Readout, table_ref, given_ref, lists_ref) -> _TpuBlock:
     n, n_sources = readout.graph.list_len, len(readout.tokens)
-    given_ref, d_given_ref = (refs[0], refs[-1]) if readout.given else (None, None)
-    lists_ref, losses_ref, d_table_ref = refs[len(readout.given) > 0 :][:3]
     (n_rows, width), size = table_ref.shape, lists_ref.shape[1]
     row = jax.lax.broadcasted_iota(jnp.int32, (n_rows, size), 0)
     column = jax.lax.broadcasted_iota(jnp.int32, (width, size), 0)
-    place = jax.lax.broadcasted_iota(jnp.int32, (1, size), 1) + pl.program_id(0) * size
-    weight = jnp.where(place < readout.n_lists, readout.weight, 0.0)
     table = _parts(table_ref[...].T)  # [W, M]
 
     digit = [lists_ref[i : i + 1, :] for i in range(n)]
@@ -173,17 +213,49 @@ def _tpu_kernel(readout: Readout, table_ref, *refs):
         return writes[key][c : c + 1, :]
 
     scores = [score(*edge) for edge in readout.scores]
-    weights, pull_weights = jax.vjp(lambda *x: readout.weights(x, (1, size)), *scores)
-    logits, pull_logits = jax.vjp(functools.partial(readout.logits, column.shape), weights, writes)
-    losses, slopes = 0.0, []
-    for x, target in zip(logits, digit, strict=True):
-        x = jnp.where(column < readout.n_tokens, x, IMPOSSIBLE)
-        top, is_target = x.max(0, keepdims=True), column == target
-        exponentials = jnp.exp(x - top)
-        total = exponentials.sum(0, keepdims=True)
-        of_target = jnp.where(is_target, x, 0.0).sum(0, keepdims=True)
-        losses += (jnp.log(total) + top - of_target) * weight
-        slopes.append(exponentials * (weight / total) - jnp.where(is_target, weight, 0.0))
+    return _TpuBlock(digit, column, chosen, shared_chosen, writes, scores)
+
+
+def _tpu_judgement(readout: Readout, table_ref, *refs):
+    *given_ref, lists_ref, losses_ref, right_ref = refs
+    block = _tpu_block(readout, table_ref, *given_ref or [None], lists_ref)
+    weights = readout.weights(block.scores, (1, lists_ref.shape[1]))
+    logits = readout.logits(block.column.shape, weights, block.writes)
+    for i, (x, target) in enumerate(zip(logits, block.digit, strict=True)):
+        x, loss, _, of_target = _tpu_softmax(readout, block, x, target)
+        losses_ref[i : i + 1, :] = loss
+        # As `metrics.is_correct`: the first of equals is the answer, and a NaN is a miss.
+        beaten = (x < of_target) | ((x == of_target) & (block.column >= target))
+        right_ref[i : i + 1, :] = jnp.where(beaten, 1.0, 0.0).min(0, keepdims=True)
+
+
+def _tpu_softmax(readout: Readout, block: _TpuBlock, logits, target):
+    """Of an output's columns [W, b]: logits, loss [1, b], softmax, and the logit of the target [1, b]."""
+    logits = jnp.where(block.column < readout.n_tokens, logits, IMPOSSIBLE)
+    top = logits.max(0, keepdims=True)
+    exponentials = jnp.exp(logits - top)
+    total = exponentials.sum(0, keepdims=True)
+    of_target = jnp.where(block.column == target, logits, 0.0).sum(0, keepdims=True)
+    return logits, jnp.log(total) + top - of_target, exponentials / total, of_target
+
+
+def _tpu_gradient(readout: Readout, table_ref, *refs):
+    n, n_sources = readout.graph.list_len, len(readout.tokens)
+    given_ref, d_given_ref = (refs[0], refs[-1]) if readout.given else (None, None)
+    lists_ref, losses_ref, d_table_ref = refs[len(readout.given) > 0 :][:3]
+    (n_rows, width), size = table_ref.shape, lists_ref.shape[1]
+    block = _tpu_block(readout, table_ref, given_ref, lists_ref)
+    column = block.column
+    place = jax.lax.broadcasted_iota(jnp.int32, (1, size), 1) + pl.program_id(0) * size
+    inside = place < readout.n_lists
+    weights, pull_weights = jax.vjp(lambda *x: readout.weights(x, (1, size)), *block.scores)
+    logits, pull_logits = jax.vjp(functools.partial(readout.logits, column.shape), weights, block.writes)
+    losses, slopes, weight = 0.0, [], jnp.where(inside, readout.weight, 0.0)
+    for x, target in zip(logits, block.digit, strict=True):
+        _, loss, share, _ = _tpu_softmax(readout, block, x, target)
+        losses += loss
+        slopes.append(weight * (share - jnp.where(column == target, 1.0, 0.0)))
+    losses_ref[...] = jnp.where(inside, losses, 0.0)
     d_weights, pulls = pull_logits(slopes)
 
     lane, column_ = (jax.lax.broadcasted_iota(jnp.int32, (width, TILE), axis) for axis in (1, 0))
@@ -198,9 +270,8 @@ def _tpu_kernel(readout: Readout, table_ref, *refs):
             pulls[key] = jnp.where(column == readout.column(layer, query), d_score, pulls[key])
         else:
             d_shared += jnp.where((column_ == readout.column(layer, query)) & (lane == key), d_score, 0.0)
-    losses_ref[...] = losses
     d_table = jnp.zeros((n_rows, width), jnp.float32)
-    for x, pull in ((shared_chosen, d_shared), *zip(chosen, pulls[:n], strict=True)):
+    for x, pull in ((block.shared_chosen, d_shared), *zip(block.chosen, pulls[:n], strict=True)):
         for part in reversed(_parts(pull)):
             d_table += _dot(x, part, 1, 1)
 
@@ -227,8 +298,9 @@ def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
     n_weights, n_scores = sum(readout.choices.values()), len(readout.scores)
     of_lists = pl.BlockSpec((GPU_LISTS,), lambda part: (part,))
     of_part = [
-        pl.BlockSpec((None, *shape), lambda part, zeros=(0,) * len(shape): (part, *zeros))
-        for shape in ((1,), (n_shared, table.shape[1]), (max(1, n_scores),))
+        pl.BlockSpec((None, 1), lambda part: (part, 0)),
+        pl.BlockSpec((None, n_shared, table.shape[1]), lambda part: (part, 0, 0)),
+        pl.BlockSpec((None, max(1, n_scores)), lambda part: (part, 0)),
     ]
     n_vectors = 2 * n_weights + n_digits + n_scores
     losses, d_shared, d_shared_scores, *vectors = pl.pallas_call(

@@ -26,6 +26,7 @@ from orderscale_jax.training.hyper import Hyper
 from orderscale_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
+FEWEST_RUNS = 32  # on a GPU; fewer keep too few of its processors busy with the kernel
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 
@@ -65,7 +66,13 @@ def place(n_runs: int, batch_size: int, devices: Sequence[jax.Device] | None = N
     vectorize = platform != "cpu" and n_runs > 1
     for n_devices in range(min(len(devices), n_runs), 1, -1):
         if n_runs % n_devices == 0:
-            return Placement(n_runs, n_devices, "runs", vectorize, platform, kernel)
+            break
+    else:
+        n_devices = 1
+    if platform == "gpu" and n_runs // n_devices < FEWEST_RUNS:
+        kernel = None
+    if n_devices > 1:
+        return Placement(n_runs, n_devices, "runs", vectorize, platform, kernel)
     n_devices = max(d for d in range(1, len(devices) + 1) if batch_size % d == 0)
     return Placement(n_runs, n_devices, "batch", vectorize, platform, kernel)
 

@@ -76,7 +76,7 @@ class Ensemble:
     def __init__(self, setup: Setup, split: Split, runs: Run):
         """`runs` [R, …] as `devices.start_runs` or `state` gave them."""
         self.setup = setup
-        self._lists, self._validation = _device_lists(split)
+        self._lists, self._validation = device_lists(split)
         self._runs = jax.device_get(runs)
         self._done = np.array(self._runs.done)
         self._fitting = len(self._done)  # how many fit, as far as is known
@@ -143,7 +143,7 @@ class Ensemble:
         self._loaded = self._training.load(runs)
 
 
-def _device_lists(split: Split):
+def device_lists(split: Split):
     """Training and validation lists; where lists are sampled, any one stands for the training set."""
     train = split.validation[:1] if split.train is None else split.train
     return jnp.asarray(train), jnp.asarray(split.validation)

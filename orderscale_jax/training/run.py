@@ -191,9 +191,10 @@ def _train(setup, run, train, validation, part, n_parts, axis, kernel):
     carry = run.params, run.optimizer, jnp.zeros(())
     params, state, total = jax.lax.fori_loop(0, n_blocks, train_block, carry)
     rule = score_rule(setup, run.hyper, run.step + n_steps)
-    scores = {f"val_{name}": score for name, score in evaluate(setup, params, validation, rule).items()}
+    found = evaluate(setup, params, validation, rule, kernel)
+    scores = {f"val_{name}": score for name, score in found.items()}
     if setup.task.is_exhaustive:
-        seen = evaluate(setup, params, train[:MOST_TRAINING_LISTS], rule)
+        seen = evaluate(setup, params, train[:MOST_TRAINING_LISTS], rule, kernel)
         scores |= {f"train_{name}": seen[name] for name in OF_TRAINING_LISTS}
     run = dataclasses.replace(
         run, params=params, optimizer=state, step=run.step + n_steps, total_steps=run.total_steps + n_steps

@@ -211,15 +211,20 @@ def replay(setup: Setup, params, batches):
     return params, losses
 
 
-def evaluate(setup: Setup, params, lists, rule: scales.ScoreRule | None = None):
+def evaluate(setup: Setup, params, lists, rule: scales.ScoreRule | None = None, kernel: str | None = None):
     """Loss, accuracy, sequence accuracy and accuracy per position [n] on lists [B, n]."""
     model = bind(setup.model, params)
     forward = functools.partial(scales.logits, model, rule=rule) if scales.is_faster(setup.model) else model
 
-    def sums(lists, weights):
+    def judge(lists):
+        if kernel == "tpu" and rule is None and fused.applies(setup.model, kernel):
+            return fused.judge(model, lists)
         logits = forward(lists)
-        correct = metrics.is_correct(logits, lists) * weights[:, None]
-        losses = metrics.token_losses(logits, lists) * weights[:, None]
+        return metrics.token_losses(logits, lists), metrics.is_correct(logits, lists)
+
+    def sums(lists, weights):
+        losses, correct = judge(lists)
+        losses, correct = losses * weights[:, None], correct * weights[:, None]
         return {"loss": losses.sum(), "right": correct.sum(0), "lists_right": correct.all(-1).sum()}
 
     n_lists, size = len(lists), min(len(lists), setup.train.eval_batch_size)
