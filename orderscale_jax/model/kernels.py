@@ -30,8 +30,8 @@ from orderscale_jax.model.scales import IMPOSSIBLE, Mixing
 TILE = 128  # rows and columns come in multiples of it
 TPU_LISTS = 512  # that are taken at once
 LN_2 = math.log(2)
-GPU_LISTS, LISTS_TILE, TABLE_TILE, SCORES_TILE = 256, 16, 64, 32
-LISTS_WARPS, TABLE_WARPS, TABLE_COLUMNS = 8, 8, 128
+GPU_LISTS, LISTS_TILE, TABLE_TILE, SCORES_TILE = 256, 16, 32, 64
+LISTS_WARPS, TABLE_WARPS, TABLE_COLUMNS = 8, 4, 32
 MOST_TAKEN = 2 * TILE**2  # of larger sets the lists are gathered
 
 

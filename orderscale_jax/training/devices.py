@@ -26,7 +26,7 @@ from orderscale_jax.training.hyper import Hyper
 from orderscale_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
-FEWEST_RUNS = 32  # on a GPU; fewer keep too few of its processors busy with the kernel
+FEWEST_RUNS = 16  # on a GPU; fewer keep too few of its processors busy with the kernel
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 
