@@ -15,8 +15,8 @@ from conftest import VARIANTS, random_model
 from flax import nnx
 
 from orderscale_jax.config import Setup, TrainConfig
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig, fused, kernels, metrics, scales
-from orderscale_jax.model.readout import HEADROOM
 from orderscale_jax.task import TaskConfig, make_split
 from orderscale_jax.training import run as training
 from orderscale_jax.training.batches import training_batch
@@ -143,10 +143,7 @@ def capped(graphdef, params, lists, headroom):
 
 @pytest.mark.parametrize("far", ["one column of logits", "scores", "all logits", "everything"])
 def test_logits_and_scores_far_apart(many, far):
-    """A TPU's are exact, a GPU's capped as in `readout`, at as many powers of two as it has of e.
-
-    On a GPU, what several logits beyond the cap pull is but finite: each pulls as if it were alone.
-    """
+    """A TPU's are exact, a GPU's capped as in `readout`, but sooner."""
     kernel, function = many
     graphdef, params, lists = example(*MANY)
 
@@ -157,13 +154,16 @@ def test_logits_and_scores_far_apart(many, far):
         return 1000 * x if {"scores": "W_Q", "all logits": "W_U", "everything": ""}[far] in name else x
 
     params = jax.tree.map_with_path(scaled, params)
-    headroom = np.inf if kernel == "tpu" else HEADROOM * kernels.LN_2
-    found, expected = function(params, lists), capped(graphdef, params, lists, headroom)
-    if kernel == "tpu" or far in ("one column of logits", "scores"):
-        assert_same(found, expected, 1e-4)
-    else:
-        np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
-        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found[1]))
+    headroom = np.inf if kernel == "tpu" else kernels.GPU_HEADROOM * kernels.LN_2
+    assert_same(function(params, lists), capped(graphdef, params, lists, headroom), 1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("plain", "three layers")])
+def test_other_models_are_refused(name):
+    model, lists = random_model(VARIANTS[name]), jnp.zeros((1, 2), int)
+    for use in (functools.partial(fused.loss, kernel="tpu"), fused.judge):
+        with pytest.raises(UserError, match="one head, frozen projections"):
+            use(model, lists, interpret=True)
 
 
 def test_outputs_are_judged_as_from_their_logits():

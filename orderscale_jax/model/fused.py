@@ -19,7 +19,7 @@ from orderscale_jax.model import kernels
 from orderscale_jax.model.config import ModelConfig
 from orderscale_jax.model.kernels import TILE, Readout
 from orderscale_jax.model.numerics import einsum, matmul
-from orderscale_jax.model.scales import Mixing, is_faster
+from orderscale_jax.model.scales import Mixing, check_plain, is_faster
 from orderscale_jax.model.transformer import ListTransformer
 
 KERNELS = {"gpu": kernels.on_gpu, "tpu": kernels.on_tpu}
@@ -51,6 +51,7 @@ def judge(model: ListTransformer, lists, interpret: bool = False) -> tuple[jax.A
 
 def _tables(model: ListTransformer, lists):
     """What a kernel needs: the readout, its table [M, W], the scores that it is given, and lists [B, n]."""
+    check_plain(model.config)
     config, lists = model.config, model.config.check_lists(lists)
     readout = _readout(config, len(lists))
     padding = -(config.d_vocab + config.n_positions) % TILE

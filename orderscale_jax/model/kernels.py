@@ -24,12 +24,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from orderscale_jax.graph import Graph
-from orderscale_jax.model.readout import HEADROOM
 from orderscale_jax.model.scales import IMPOSSIBLE, Mixing
 
 TILE = 128  # rows and columns come in multiples of it
 TPU_LISTS = 512  # that are taken at once
 LN_2 = math.log(2)
+GPU_HEADROOM = (
+    80.0  # powers of two that a logit may be above those of its list's digits; more count as so many
+)
 GPU_LISTS, LISTS_TILE, TABLE_TILE, SCORES_TILE = 256, 16, 32, 64
 LISTS_WARPS, TABLE_WARPS, TABLE_COLUMNS = 8, 4, 32
 MOST_TAKEN = 2 * TILE**2  # of larger sets the lists are gathered
@@ -302,7 +304,7 @@ def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
         pl.BlockSpec((None, n_shared, table.shape[1]), lambda part: (part, 0, 0)),
         pl.BlockSpec((None, max(1, n_scores)), lambda part: (part, 0)),
     ]
-    n_vectors = 2 * n_weights + n_digits + n_scores
+    n_vectors = 2 * n_weights + 2 * n_digits + n_scores
     losses, d_shared, d_shared_scores, *vectors = pl.pallas_call(
         functools.partial(_gpu_lists, readout, (lambda: None) if interpret else _triton().debug_barrier),
         grid=(n_parts,),
@@ -313,14 +315,14 @@ def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
         compiler_params=_triton().CompilerParams(num_warps=LISTS_WARPS, num_stages=1),
         interpret=interpret,
     )(table, *given, *lists)
-    weights, _, log_totals, d_scores = _split(vectors, n_weights, n_weights, n_digits, n_scores)
+    weights, _, tops, totals, d_scores = _split(vectors, n_weights, n_weights, n_digits, n_digits, n_scores)
     d_table = pl.pallas_call(
         functools.partial(_gpu_table, readout),
         grid=(table.shape[1] // TABLE_COLUMNS + 1,),
         out_shape=jax.ShapeDtypeStruct(table.shape, jnp.float32),
         compiler_params=_triton().CompilerParams(num_warps=TABLE_WARPS, num_stages=1),
         interpret=interpret,
-    )(table, *lists, *weights, *log_totals, *d_scores, d_shared, d_shared_scores)
+    )(table, *lists, *weights, *tops, *totals, *d_scores, d_shared, d_shared_scores)
     d_given = tuple(d_scores[readout.scores.index(edge)][:n_lists] for edge in readout.given)
     return LN_2 * losses.sum(), (d_table, d_given)
 
@@ -338,7 +340,7 @@ def _split(values, *numbers: int) -> list[list]:
 
 
 def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
-    """Of a part of the lists: attention, logarithms of totals, loss, and what pulls on scores."""
+    """Of a part of the lists: attention, what the softmax adds up to, loss, and what pulls on scores."""
     n, n_weights, n_scores = readout.graph.list_len, sum(readout.choices.values()), len(readout.scores)
     (
         given_ref,
@@ -346,9 +348,10 @@ def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
         (loss_ref, d_shared_ref, d_shared_scores_ref),
         weights_ref,
         d_weights_ref,
-        log_totals_ref,
+        tops_ref,
+        totals_ref,
         d_scores_ref,
-    ) = _split(refs, len(readout.given), n, 3, n_weights, n_weights, n, n_scores)
+    ) = _split(refs, len(readout.given), n, 3, n_weights, n_weights, n, n, n_scores)
     digit = [ref[...] for ref in lists_ref]
     sources = range(len(readout.tokens))
     first = pl.program_id(0) * GPU_LISTS
@@ -364,7 +367,7 @@ def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
     own = [[_writes(readout, table_ref, s, d, digit) for s in sources] for d in digit]
     own = [readout.logits((GPU_LISTS,), weights, x) for x in own]  # [of the digit][output]
     tops = [functools.reduce(jnp.maximum, x) for x in zip(*own, strict=True)]  # as in `readout`
-    for ref, value in zip((*weights_ref, *log_totals_ref), (*jax.tree.leaves(weights), *tops), strict=True):
+    for ref, value in zip((*weights_ref, *tops_ref), (*jax.tree.leaves(weights), *tops), strict=True):
         ref[...] = value
     barrier()
 
@@ -386,10 +389,10 @@ def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
         logits, pull_logits = jax.vjp(functools.partial(readout.logits, shape), weights, writes)
         slopes = []
         for i, x in enumerate(logits):
-            top = _column(log_totals_ref[i][lists])
-            exponentials = jnp.exp2(jnp.minimum(x - top, HEADROOM))
+            top = _column(tops_ref[i][lists])
+            exponentials = jnp.exp2(jnp.minimum(x - top, GPU_HEADROOM))
             total = exponentials.sum(1, keepdims=True)
-            log_totals_ref[i][lists] = (top + jnp.log2(total)).sum(1)
+            totals_ref[i][lists] = total.sum(1)
             is_target = column == _column(digit[i])
             slopes.append(exponentials * (weight / total) - jnp.where(is_target, weight, 0.0))
         d_weights, pulls = pull_logits(slopes)
@@ -403,7 +406,7 @@ def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
         d_shared_ref[i, :] = x.sum(0)
     barrier()
 
-    losses = sum(ref[...] - own[i][i] for i, ref in enumerate(log_totals_ref))
+    losses = sum(jnp.log2(ref[...]) + tops[i] - own[i][i] for i, ref in enumerate(totals_ref))
     loss_ref[0] = (losses * weight).sum()
     d_scores = pull_weights(jax.tree.unflatten(structure, [ref[...] for ref in d_weights_ref]))
     for i, (ref, x) in enumerate(zip(d_scores_ref, d_scores, strict=True)):
@@ -414,9 +417,14 @@ def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
 def _gpu_table(readout: Readout, table_ref, *refs):
     """What all lists pull on some columns of the table; the last program sums what they pull on scores."""
     n, n_weights, n_scores = readout.graph.list_len, sum(readout.choices.values()), len(readout.scores)
-    lists_ref, weights_ref, log_totals_ref, d_scores_ref, (d_shared_ref, d_shared_scores_ref, d_table_ref) = (
-        _split(refs, n, n_weights, n, n_scores, 3)
-    )
+    (
+        lists_ref,
+        weights_ref,
+        tops_ref,
+        totals_ref,
+        d_scores_ref,
+        (d_shared_ref, d_shared_scores_ref, d_table_ref),
+    ) = _split(refs, n, n_weights, n, n, n_scores, 3)
     sources = range(len(readout.tokens))
     n_rows, width = table_ref.shape
     program = pl.program_id(0)
@@ -440,8 +448,9 @@ def _gpu_table(readout: Readout, table_ref, *refs):
             logits, pull_logits = jax.vjp(lambda *x: readout.logits(shape, weights, [*x, *shared]), *writes)
             slopes = []
             for i, x in enumerate(logits):
-                share = jnp.exp2(jnp.minimum(x - _column(log_totals_ref[i][lists]), 0.0))
-                slopes.append(weight * (share - jnp.where(column == _column(digit[i]), 1.0, 0.0)))
+                x = jnp.minimum(x - _column(tops_ref[i][lists]), GPU_HEADROOM)
+                shares = jnp.exp2(x) * (weight / _column(totals_ref[i][lists]))
+                slopes.append(shares - jnp.where(column == _column(digit[i]), weight, 0.0))
             for i, pulls in enumerate(pull_logits(slopes)):
                 d_table = _add_rows(d_table, row, digit[i], readout.positions[i], pulls)
             return d_table

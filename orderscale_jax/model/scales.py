@@ -47,6 +47,15 @@ def is_faster(config: ModelConfig) -> bool:
     return not config.variants and config.n_layers * config.list_len**3 <= MOST_TERMS
 
 
+def check_plain(config: ModelConfig):
+    """UserError unless this form applies to the model."""
+    if config.variants:
+        raise UserError(
+            "the scale form needs one head, frozen projections and attention alone; this model has "
+            + ", ".join(config.variants)
+        )
+
+
 def logits(model: ListTransformer, lists, rule: ScoreRule | None = None) -> jax.Array:
     """Logits [B, n, V], equal to `model(lists)` where there is no `rule`."""
     form = Scales(model, lists, rule=rule)
@@ -156,11 +165,7 @@ class Scales(Mixing):
         rule: ScoreRule | None = None,
     ):
         config = model.config
-        if config.variants:
-            raise UserError(
-                "the scale form needs one head, frozen projections and attention alone; this model has "
-                + ", ".join(config.variants)
-            )
+        check_plain(config)
         super().__init__(config.graph, self._score, keep, renormalize, rule)
         self.model, self.lists = model, config.check_lists(lists)
         self.sources = _sources(model)

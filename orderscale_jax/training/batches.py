@@ -48,11 +48,12 @@ def training_batch(
         epoch, slot = step // per_epoch, step % per_epoch
         order = jax.random.fold_in(key, epoch if recipe == "reshuffle" else 0)
         places = slot * batch_size + start + jnp.arange(share)
-        return _take(train, permuted(order, places, train.shape[0]), kernel)
+        return _take(train, permuted(order, places, train.shape[0]), task.n_digits, kernel)
     draw = jax.random.fold_in(key, step)
     if recipe in ("resample", "mirrored"):
         drawn = jax.random.randint(draw, (batch_size,), 0, train.shape[0])
-        lists = _take(train, jax.lax.dynamic_slice_in_dim(drawn, start, share), kernel)
+        drawn = jax.lax.dynamic_slice_in_dim(drawn, start, share)
+        lists = _take(train, drawn, task.n_digits, kernel)
         if recipe == "resample":
             return lists
         turn = jax.random.fold_in(jax.random.fold_in(key, np.uint32(TURNS)), step)
@@ -61,9 +62,9 @@ def training_batch(
     return jax.lax.dynamic_slice_in_dim(sample_lists(task, draw, batch_size), start, share)
 
 
-def _take(train, places, kernel: str | None):
+def _take(train, places, n_digits: int, kernel: str | None):
     """The lists [B, n] that stand at places [B] of the training set."""
-    if kernel == "tpu" and len(train) <= kernels.MOST_TAKEN:
+    if kernel == "tpu" and len(train) <= kernels.MOST_TAKEN and n_digits <= 2**16:
         return kernels.take(train, places)
     return train[places]
 
