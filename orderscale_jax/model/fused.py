@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import kernels
 from orderscale_jax.model.config import ModelConfig
 from orderscale_jax.model.kernels import TILE, Readout
@@ -27,10 +28,16 @@ LARGEST = {"gpu": TILE, "tpu": 4 * TILE}  # rows and columns of a table that fit
 
 
 def applies(config: ModelConfig, kernel: str) -> bool:
-    """Whether a kernel of `KERNELS` can train this model."""
+    """Whether a kernel of `KERNELS` can train this model, and is faster.
+
+    On a GPU it is not where digits ask too, as from three layers on: their scores for each other have to
+    be looked up before, and that moves more than the kernel saves.
+    """
     if not is_faster(config):
         return False
     readout = _readout(config, 1)
+    if kernel == "gpu" and readout.given:
+        return False
     columns, rows = config.d_vocab + readout.n_score_columns, config.d_vocab + config.n_positions
     return max(columns, rows) <= LARGEST[kernel]
 
@@ -41,6 +48,8 @@ def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) ->
     `kernel` is one of `KERNELS`; with `interpret` it runs anywhere, slowly.
     """
     readout, table, given, lists = _tables(model, lists)
+    if kernel == "gpu" and given:
+        raise UserError("the kernel for GPUs trains models of two layers, in which no digit asks another")
     return _read(readout, kernel, interpret, table, given, lists)
 
 

@@ -285,16 +285,16 @@ def _tpu_gradient(readout: Readout, table_ref, *refs):
 
 
 def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
-    """As `on_tpu`, for a table of 128 rows and columns at most.
+    """As `on_tpu`, for a table of 128 rows and columns at most and no given scores.
 
     The first kernel finds every list's attention, and what the softmax of each output adds up to; the
     second sums what lists pull on the table. Each forms the logits of a few lists at a time. Without the
     gradient of the table, the first keeps little, and many of its programs share a processor.
     """
     n_lists, n_digits = readout.n_lists, readout.graph.list_len
-    table, given = jax.tree.map(lambda x: x / LN_2, (table, given))  # for powers of two instead of e
+    table = table / LN_2  # for powers of two instead of e
     padding = 0, -n_lists % GPU_LISTS
-    given, lists = ([jnp.pad(x, padding) for x in vectors] for vectors in (given, lists.T))
+    lists = [jnp.pad(x, padding) for x in lists.T]
     size = n_lists + padding[1]
     n_parts, n_shared = size // GPU_LISTS, len(readout.tokens) - n_digits
     n_weights, n_scores = sum(readout.choices.values()), len(readout.scores)
@@ -308,13 +308,13 @@ def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
     losses, d_shared, d_shared_scores, *vectors = pl.pallas_call(
         functools.partial(_gpu_lists, readout, (lambda: None) if interpret else _triton().debug_barrier),
         grid=(n_parts,),
-        in_specs=[pl.BlockSpec(table.shape, lambda part: (0, 0)), *[of_lists] * (len(given) + n_digits)],
+        in_specs=[pl.BlockSpec(table.shape, lambda part: (0, 0)), *[of_lists] * n_digits],
         out_specs=[*of_part, *[of_lists] * n_vectors],
         out_shape=[jax.ShapeDtypeStruct((n_parts, *spec.block_shape[1:]), jnp.float32) for spec in of_part]
         + [jax.ShapeDtypeStruct((size,), jnp.float32)] * n_vectors,
         compiler_params=_triton().CompilerParams(num_warps=LISTS_WARPS, num_stages=1),
         interpret=interpret,
-    )(table, *given, *lists)
+    )(table, *lists)
     weights, _, tops, totals, d_scores = _split(vectors, n_weights, n_weights, n_digits, n_digits, n_scores)
     d_table = pl.pallas_call(
         functools.partial(_gpu_table, readout),
@@ -323,8 +323,7 @@ def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
         compiler_params=_triton().CompilerParams(num_warps=TABLE_WARPS, num_stages=1),
         interpret=interpret,
     )(table, *lists, *weights, *tops, *totals, *d_scores, d_shared, d_shared_scores)
-    d_given = tuple(d_scores[readout.scores.index(edge)][:n_lists] for edge in readout.given)
-    return LN_2 * losses.sum(), (d_table, d_given)
+    return LN_2 * losses.sum(), (d_table, given)
 
 
 def _triton():
@@ -343,7 +342,6 @@ def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
     """Of a part of the lists: attention, what the softmax adds up to, loss, and what pulls on scores."""
     n, n_weights, n_scores = readout.graph.list_len, sum(readout.choices.values()), len(readout.scores)
     (
-        given_ref,
         lists_ref,
         (loss_ref, d_shared_ref, d_shared_scores_ref),
         weights_ref,
@@ -351,16 +349,14 @@ def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
         tops_ref,
         totals_ref,
         d_scores_ref,
-    ) = _split(refs, len(readout.given), n, 3, n_weights, n_weights, n, n, n_scores)
+    ) = _split(refs, n, 3, n_weights, n_weights, n, n, n_scores)
     digit = [ref[...] for ref in lists_ref]
     sources = range(len(readout.tokens))
     first = pl.program_id(0) * GPU_LISTS
     place = first + jax.lax.broadcasted_iota(jnp.int32, (GPU_LISTS,), 0)
     weight = jnp.where(place < readout.n_lists, readout.weight, 0.0)
     scores = [
-        LN_2 * given_ref[readout.given.index(edge)][...]
-        if (edge := (layer, query, key)) in readout.given
-        else LN_2 * _writes(readout, table_ref, key, readout.column(layer, query), digit)
+        LN_2 * _writes(readout, table_ref, key, readout.column(layer, query), digit)
         for layer, query, key in readout.scores
     ]
     weights, pull_weights = jax.vjp(lambda *x: readout.weights(x, (GPU_LISTS,)), *scores)
@@ -477,7 +473,7 @@ def _gpu_table(readout: Readout, table_ref, *refs):
             for i in range(n):
                 pulls = jnp.zeros(column.shape, jnp.float32)
                 for ref, (layer, query, key) in zip(d_scores_ref, readout.scores, strict=True):
-                    if query >= n and key == i:
+                    if key == i:
                         here = column == readout.column(layer, query)
                         pulls = jnp.where(here, _column(ref[lists]), pulls)
                 d_scores = _add_rows(d_scores, row, lists_ref[i][lists], readout.positions[i], pulls)
@@ -488,7 +484,7 @@ def _gpu_table(readout: Readout, table_ref, *refs):
         d_scores = jax.lax.fori_loop(0, n_tiles, one_tile, d_scores)
         row, column = (jax.lax.broadcasted_iota(jnp.int32, d_scores.shape, axis) for axis in (0, 1))
         for i, (layer, query, key) in enumerate(readout.scores):
-            if query >= n and key >= n:
+            if key >= n:
                 pulls = sum(d_shared_scores_ref[part, i] for part in range(d_shared_ref.shape[0]))
                 here = _is_row_of(readout, key, row) & (
                     column + readout.n_tokens == readout.column(layer, query)
