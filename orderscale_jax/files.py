@@ -180,7 +180,7 @@ class Growing:
         self._path, self._text, self._file = path, text, None
         if not is_remote(path):
             self._file = open(path, "a", newline="", encoding="utf-8")
-            self._file.truncate(len(text.encode()))
+            self._file.truncate(len(text.encode(errors="surrogateescape")))
 
     def __enter__(self) -> Growing:
         return self

@@ -1,5 +1,6 @@
 """However runs are laid over devices, they go the same way."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -174,3 +175,39 @@ def test_free_memory_is_what_a_container_leaves(monkeypatch, tmp_path):
     assert devices.free_host_memory() > free / 2
     (tmp_path / "memory.max").write_text("50000\n")
     assert devices.free_host_memory() == 49_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """A device that is not here."""
+
+    platform: str
+    id: int
+
+
+@pytest.mark.parametrize(
+    ("platform", "n_runs", "n_devices", "kernel"),
+    [
+        ("cpu", 64, 4, None),
+        ("tpu", 1, 4, "tpu"),
+        ("gpu", 60, 4, None),
+        ("gpu", 64, 4, "gpu"),
+        ("gpu", 1, 1, None),
+    ],
+)
+def test_a_device_trains_with_its_kernel_where_that_pays(platform, n_runs, n_devices, kernel):
+    placement = devices.place(n_runs, 1024, [Elsewhere(platform, i) for i in range(n_devices)])
+    assert (placement.kernel, placement.n_devices) == (kernel, n_devices)
+
+
+def test_a_device_that_does_not_run_the_kernel_trains_without(monkeypatch, caplog):
+    def refuses(function, device):
+        raise RuntimeError("no such instruction\nat a place")
+
+    here = Elsewhere("gpu", 0)
+    monkeypatch.setattr(devices.jax, "local_devices", lambda: [here])
+    monkeypatch.setattr(devices, "jitted", refuses)
+    devices._kernel.cache_clear()
+    assert devices.place(64, 1024).kernel is None
+    assert "does not run our kernel (no such instruction)" in caplog.text
+    devices._kernel.cache_clear()

@@ -149,7 +149,7 @@ RULES = Setup(
 def live():
     """A run that is told its accuracies: (run, accuracies) -> every run after each validation."""
 
-    def told(setup, params, accuracy, rule):
+    def told(setup, params, accuracy, rule, kernel):
         names = "accuracy", "loss", "sequence_accuracy"
         scores = dict.fromkeys(names, jnp.ravel(accuracy)[0].astype(float))
         return {**scores, "position_accuracy": jnp.zeros(2)}

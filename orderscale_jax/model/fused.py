@@ -25,6 +25,7 @@ from orderscale_jax.model.transformer import ListTransformer
 
 KERNELS = {"gpu": kernels.on_gpu, "tpu": kernels.on_tpu}
 LARGEST = {"gpu": TILE, "tpu": 4 * TILE}  # rows and columns of a table that fits on the chip
+DEEPEST = 4  # layers for which a TPU's compiler finds room on the chip; one less with a larger table
 
 
 def applies(config: ModelConfig, kernel: str) -> bool:
@@ -38,8 +39,10 @@ def applies(config: ModelConfig, kernel: str) -> bool:
     readout = _readout(config, 1)
     if kernel == "gpu" and readout.given:
         return False
-    columns, rows = config.d_vocab + readout.n_score_columns, config.d_vocab + config.n_positions
-    return max(columns, rows) <= LARGEST[kernel]
+    size = max(config.d_vocab + readout.n_score_columns, config.d_vocab + config.n_positions)
+    if kernel == "tpu" and config.n_layers > (DEEPEST if size <= TILE else DEEPEST - 1):
+        return False
+    return size <= LARGEST[kernel]
 
 
 def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) -> jax.Array:
@@ -49,7 +52,9 @@ def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) ->
     """
     readout, table, given, lists = _tables(model, lists)
     if kernel == "gpu" and given:
-        raise UserError("the kernel for GPUs trains models of two layers, in which no digit asks another")
+        raise UserError(
+            "the kernel for GPUs trains models in which no digit asks another: of two layers at most"
+        )
     return _read(readout, kernel, interpret, table, given, lists)
 
 

@@ -29,9 +29,8 @@ from orderscale_jax.model.scales import IMPOSSIBLE, Mixing
 TILE = 128  # rows and columns come in multiples of it
 TPU_LISTS = 512  # that are taken at once
 LN_2 = math.log(2)
-GPU_HEADROOM = (
-    80.0  # powers of two that a logit may be above those of its list's digits; more count as so many
-)
+# A GPU counts a logit more powers of two above those of its list's digits as so many.
+GPU_HEADROOM = 80.0
 GPU_LISTS, LISTS_TILE, TABLE_TILE, SCORES_TILE = 256, 16, 32, 64
 LISTS_WARPS, TABLE_WARPS, TABLE_COLUMNS = 8, 4, 32
 MOST_TAKEN = 2 * TILE**2  # of larger sets the lists are gathered
@@ -287,6 +286,8 @@ def _tpu_gradient(readout: Readout, table_ref, *refs):
 def on_gpu(readout: Readout, table, given, lists, *, interpret: bool = False):
     """As `on_tpu`, for a table of 128 rows and columns at most and no given scores.
 
+    Columns of the table that are neither logits nor scores must be zero; their gradient means nothing.
+
     The first kernel finds every list's attention, and what the softmax of each output adds up to; the
     second sums what lists pull on the table. Each forms the logits of a few lists at a time. Without the
     gradient of the table, the first keeps little, and many of its programs share a processor.
@@ -362,7 +363,7 @@ def _gpu_lists(readout: Readout, barrier, table_ref, *refs):
     weights, pull_weights = jax.vjp(lambda *x: readout.weights(x, (GPU_LISTS,)), *scores)
     own = [[_writes(readout, table_ref, s, d, digit) for s in sources] for d in digit]
     own = [readout.logits((GPU_LISTS,), weights, x) for x in own]  # [of the digit][output]
-    tops = [functools.reduce(jnp.maximum, x) for x in zip(*own, strict=True)]  # as in `readout`
+    tops = [functools.reduce(jnp.maximum, x) for x in zip(*own, strict=True)]  # as in `model.readout`
     for ref, value in zip((*weights_ref, *tops_ref), (*jax.tree.leaves(weights), *tops), strict=True):
         ref[...] = value
     barrier()

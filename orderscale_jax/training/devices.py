@@ -62,24 +62,28 @@ def place(n_runs: int, batch_size: int, devices: Sequence[jax.Device] | None = N
     """Lays runs over devices, the local ones unless others are given; fewer than all where neither runs
     nor batch divide evenly."""
     devices = jax.local_devices() if devices is None else devices
-    platform, kernel = devices[0].platform, _kernel(devices[0])
+    platform = devices[0].platform
     vectorize = platform != "cpu" and n_runs > 1
     for n_devices in range(min(len(devices), n_runs), 1, -1):
         if n_runs % n_devices == 0:
             break
     else:
         n_devices = 1
-    if platform == "gpu" and n_runs // n_devices < FEWEST_RUNS:
-        kernel = None
+    kernel = worthwhile(_kernel(devices[0]), n_runs // n_devices)
     if n_devices > 1:
         return Placement(n_runs, n_devices, "runs", vectorize, platform, kernel)
     n_devices = max(d for d in range(1, len(devices) + 1) if batch_size % d == 0)
     return Placement(n_runs, n_devices, "batch", vectorize, platform, kernel)
 
 
+def worthwhile(kernel: str | None, n_runs: int) -> str | None:
+    """The kernel, where it pays to train so many runs on a device with it."""
+    return None if kernel == "gpu" and n_runs < FEWEST_RUNS else kernel
+
+
 @functools.cache
 def _kernel(device: jax.Device) -> str | None:
-    """The kernel for a device, tried on it; None where there is none, as for GPUs before Ampere."""
+    """The kernel for a device, compiled for it once; None where there is none, or it does not compile."""
     kernel = device.platform if device.platform in fused.KERNELS else None
     config, lists = ModelConfig(n_digits=2, d_model=2), jax.ShapeDtypeStruct((1, 2), jnp.int32)
     if kernel is None or device not in jax.local_devices():  # what is not here cannot be asked

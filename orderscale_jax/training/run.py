@@ -168,7 +168,7 @@ def stepper(setup: Setup, run: Run, axis: str | None = None, kernel: str | None 
 
 
 def _train(setup, run, train, validation, part, n_parts, axis, kernel):
-    config, take = setup.train, stepper(setup, run, axis, kernel)
+    config, step = setup.train, stepper(setup, run, axis, kernel)
     n_steps = config.eval_every
     most = max(1, MOST_LISTS_DRAWN // config.batch_size)
     block = max(size for size in range(1, min(most, n_steps) + 1) if n_steps % size == 0)
@@ -182,7 +182,7 @@ def _train(setup, run, train, validation, part, n_parts, axis, kernel):
 
         def body(j, carry):
             params, state, total = carry
-            params, state, value = take(params, state, first + j, drawn[j])
+            params, state, value = step(params, state, first + j, drawn[j])
             return params, state, total + value
 
         n_steps_of_block = jnp.minimum(block, n_steps - i * block) if is_short else block

@@ -104,7 +104,7 @@ class ResultsFile:
                 f"{path} has other columns than this sweep writes, so it holds another sweep: "
                 "give another work directory"
             )
-        self._file = files.Growing(path, whole.decode())
+        self._file = files.Growing(path, whole.decode(errors="surrogateescape"))
         if not whole:
             self._file.add(header)
             self._file.keep()
