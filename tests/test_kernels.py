@@ -168,7 +168,7 @@ def test_other_models_are_refused(name):
 
 def test_a_gpu_refuses_models_whose_digits_ask():
     graphdef, params, lists = example(2, 3, 5, 40)
-    with pytest.raises(UserError, match="trains models of two layers"):
+    with pytest.raises(UserError, match="models of at most two layers"):
         fused.loss(nnx.merge(graphdef, params), lists, "gpu", interpret=True)
 
 

@@ -52,9 +52,7 @@ def loss(model: ListTransformer, lists, kernel: str, interpret: bool = False) ->
     """
     readout, table, given, lists = _tables(model, lists)
     if kernel == "gpu" and given:
-        raise UserError(
-            "the kernel for GPUs trains models in which no digit asks another: of two layers at most"
-        )
+        raise UserError("the kernel for GPUs trains models of at most two layers: no digit may ask another")
     return _read(readout, kernel, interpret, table, given, lists)
 
 
