@@ -208,7 +208,6 @@ def train(
             for group in programs(unfinished):
                 _train_together(group, finish, file.keep)
         finally:
-            file.keep()
             file.close()
         finished = _finished(workdir, jobs)
     if any(job.name not in finished for job in jobs):
