@@ -166,10 +166,33 @@ def test_other_models_are_refused(name):
             use(model, lists, interpret=True)
 
 
-def test_a_gpu_refuses_models_whose_digits_ask():
-    graphdef, params, lists = example(2, 3, 5, 40)
-    with pytest.raises(UserError, match="models of at most two layers"):
-        fused.loss(nnx.merge(graphdef, params), lists, "gpu", interpret=True)
+@pytest.mark.parametrize(
+    ("kernel", "config", "said"),
+    [
+        ("cuda", ModelConfig(), "there is no kernel 'cuda'; there are gpu, tpu"),
+        ("gpu", ModelConfig(n_layers=3), "the kernel 'gpu' does not train ModelConfig.n_layers=3"),
+        ("gpu", ModelConfig(n_digits=120), "the kernel 'gpu' does not train"),
+        ("tpu", ModelConfig(n_layers=8), "the kernel 'tpu' does not train"),
+    ],
+)
+def test_a_kernel_refuses_what_it_does_not_train(kernel, config, said):
+    with pytest.raises(UserError, match=said):
+        fused.loss(random_model(config), jnp.zeros((1, 2), int), kernel, interpret=True)
+
+
+def test_a_kernel_is_tried_out_against_the_other_form(monkeypatch):
+    def wrong(*arguments, **options):
+        loss, (d_table, d_given) = interpreted(*arguments, **options)
+        return loss, (1.001 * d_table, d_given)
+
+    def interpreted(*arguments, interpret):
+        return kernels.on_gpu(*arguments, interpret=True)
+
+    monkeypatch.setitem(fused.KERNELS, "gpu", interpreted)
+    fused.try_out("gpu", jax.devices()[0])
+    monkeypatch.setitem(fused.KERNELS, "gpu", wrong)
+    with pytest.raises(ArithmeticError, match="does not compute what it should"):
+        fused.try_out("gpu", jax.devices()[0])
 
 
 def test_outputs_are_judged_as_from_their_logits():

@@ -20,7 +20,7 @@ from orderscale_jax.config import Setup
 from orderscale_jax.model import MODES, ListTransformer, ModelConfig
 from orderscale_jax.task import Split
 from orderscale_jax.training import run
-from orderscale_jax.training.devices import CompiledTraining, Placement, jitted, start_runs, worthwhile
+from orderscale_jax.training.devices import CompiledTraining, Placement, is_worthwhile, jitted, start_runs
 from orderscale_jax.training.step import evaluate
 
 
@@ -92,7 +92,7 @@ def training_step(name: str, setup: Setup, R: int, kernel: str | None) -> Progra
     def many(*arguments):
         return jax.lax.map(lambda x: one(*x), arguments) if R == 1 else jax.vmap(one)(*arguments)
 
-    runs, kernel = _runs(setup, R), worthwhile(kernel, R)
+    runs, kernel = _runs(setup, R), kernel if is_worthwhile(kernel, R) else None
     lists = jax.ShapeDtypeStruct((R, setup.train.batch_size, setup.model.list_len), jnp.int32)
     arguments = runs.params, runs.optimizer, _rest(runs), lists
     return _on_one(f"step_{name}_{_of(R)}", many, *arguments, run_steps=R, donate_argnums=(0, 1))
@@ -111,7 +111,8 @@ def stretch(
 
     def build(devices):
         runs_each = R // n_devices if shared == "runs" else R
-        placement = Placement(R, n_devices, shared, R > 1, kernel, worthwhile(kernel, runs_each))
+        used = kernel if is_worthwhile(kernel, runs_each) else None
+        placement = Placement(R, n_devices, shared, R > 1, kernel, used)
         training = CompiledTraining(setup, placement, devices)
         return training.uncompiled(_runs(setup, R), _like(split.train), _like(split.validation))
 

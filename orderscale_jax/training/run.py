@@ -23,7 +23,7 @@ from orderscale_jax.training.hyper import Hyper, hyper_of, scaled
 from orderscale_jax.training.step import evaluate, has_noise, optimizer, schedule, score_rule, train_step
 
 MOST_TRAINING_LISTS = 2**16  # that a validation scores; the first ones of larger training sets
-MOST_LISTS_DRAWN = 2**17  # at once: one pass over many lists takes less than many over few
+MOST_LISTS_DRAWN = 2**17  # of a run at once, before its steps: `permuted` loops once for all of them
 OF_TRAINING_LISTS = "accuracy", "sequence_accuracy"  # what it tells of them
 
 
@@ -158,13 +158,13 @@ def stepper(setup: Setup, run: Run, axis: str | None = None, kernel: str | None 
     """One step of a run: a function (params, optimizer state, step, lists) -> (params, state, loss)."""
     transform = optimizer(setup, run.hyper)
 
-    def take(params, state, step, lists):
+    def advance(params, state, step, lists):
         noise_key = None
         if has_noise(setup):
             noise_key = jax.random.fold_in(_key(run.seed, run.attempt, "noise"), step)
         return train_step(setup, run.hyper, transform, params, state, lists, step, axis, noise_key, kernel)
 
-    return take
+    return advance
 
 
 def _train(setup, run, train, validation, part, n_parts, axis, kernel):
