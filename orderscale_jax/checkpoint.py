@@ -52,10 +52,11 @@ def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_
     """Writes a model and its configuration to the directory `path`, which may be `gs://…`.
 
     An older checkpoint at `path` is replaced only when the new one is complete. Where JAX counts several
-    processes, each writes what it is told, without the others.
+    processes, as on a TPU pod, each writes what it is told, without the others.
 
     Raises:
-      UserError: `config` describes another model, or `path` is nowhere.
+      UserError: `config` describes another model, `path` is nowhere, or `jax.distributed` has joined this
+        process to others.
       FileExistsError: `path` holds something that is not a checkpoint.
       OSError: `path` cannot be written.
     """
@@ -247,6 +248,11 @@ def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: files.Pla
 
 def _write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     """Writes one directory so that it is either whole or not there, and never lost on the way."""
+    if jax.distributed.is_initialized():
+        raise UserError(
+            "jax.distributed has joined this process to others, and orbax would mix up what each saves: let "
+            "every process train its own runs (--distributed, or --num_processes), without jax.distributed"
+        )
     if files.is_remote(path):
         _write_remote(path, arrays, about)
         return

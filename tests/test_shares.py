@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from orderscale_jax import checkpoint
@@ -199,38 +201,30 @@ def test_where_there_is_no_cluster_one_sentence_says_so(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-TRAIN_A_SHARE = """
-import sys
-import jax
-from orderscale_jax.errors import UserError
-from orderscale_jax.training.shares import Share
-from orderscale_jax.training.workdir import train
-
-sys.path.insert(0, "tests")
-from test_shares import config_of
-
-address, index, workdir = sys.argv[1:]
-jax.distributed.initialize(address, 2, int(index))
-assert (jax.process_count(), jax.device_count(), jax.local_device_count()) == (2, 2, 1)
-try:
-    train(config_of(), workdir)
-except UserError as error:
-    print(error)
-train(config_of(), workdir, Share(int(index), 2))
-"""
-
-
-def test_shares_save_everything_where_jax_counts_several_processes(alone, tmp_path):
-    """As on a TPU pod, where every process has devices of its own and knows of the others'."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [start(["-c", TRAIN_A_SHARE, address, str(i), str(tmp_path / "two")]) for i in range(2)]
-    try:
-        said = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert all("JAX counts 2 processes here, which would all train the same" in out for out, _ in said), said
+def test_a_share_saves_everything_where_jax_counts_several_processes(alone, tmp_path, monkeypatch):
+    """As on a TPU pod, of whose hosts each sees that there are others."""
+    for index in (1, 0):
+        with monkeypatch.context() as pod:
+            pod.setattr(jax, "process_count", lambda backend=None: 2)
+            pod.setattr(jax, "process_index", lambda backend=None, index=index: index)
+            with pytest.raises(
+                UserError, match="JAX counts 2 processes here, which would all train the same"
+            ):
+                train(config_of(), tmp_path / "two")
+            train(config_of(), tmp_path / "two", Share(index, 2))
+            assert jax.process_count() == 2
     assert_same_files(tmp_path / "two", alone[0])
+
+
+@pytest.mark.parametrize("share", [Share(), Share(1, 2)])
+def test_processes_that_are_joined_are_refused(share, tmp_path, monkeypatch):
+    """What they save, orbax would tell apart by numbers that all of them have."""
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(
+        UserError, match=r"leave it out; --distributed, or --num_processes, shares out the runs"
+    ):
+        train(config_of(), tmp_path / "two", share)
+    assert not (tmp_path / "two").exists()
+    with pytest.raises(UserError, match="orbax would mix up what each saves"):
+        checkpoint.save_state(tmp_path / "states", 1, {"x": np.zeros(1)}, {})
+    assert not (tmp_path / "states").exists()

@@ -81,8 +81,13 @@ def share_of_cluster() -> Share:
 
 
 def check_processes(share: Share):
-    """UserError if JAX counts several processes, as on a TPU pod, that would all train the same runs."""
+    """UserError if this process is joined to others, or one of several that would all train the same runs."""
     n_processes = jax.process_count()
+    if jax.distributed.is_initialized():
+        raise UserError(
+            "jax.distributed has joined this process to others, and what each saves would be mixed up: leave "
+            "it out; --distributed, or --num_processes, shares out the runs without it"
+        )
     if n_processes > 1 and share.count == 1:
         raise UserError(
             f"JAX counts {n_processes} processes here, which would all train the same: "
