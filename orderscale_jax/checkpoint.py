@@ -1,11 +1,11 @@
 """Models and training states on disk; the only room that touches orbax.
 
 A checkpoint is one orbax directory with two items: `arrays`, named as in the published
-`state_dict`s (`blocks.0.attn.W_Q`), and `config`, JSON that holds the configuration and the
-format's number. Arrays are written from the host, so that a checkpoint loads on any number and kind
-of devices. A directory is written beside its final place and then renamed: what has the final name
-is complete. `SHA256SUMS` in it tells damage done later. In an object store (`gs://…`), which renames
-nothing, `SHA256SUMS` is written last: what has it is complete.
+`state_dict`s (`blocks.0.attn.W_Q`), and `config`, JSON that holds the configuration, the format's
+number and the digest of the arrays. Arrays are written from the host, so that a checkpoint loads on any
+number and kind of devices. A directory is written beside its final place, read back, and then renamed:
+what has the final name is complete. `SHA256SUMS` in it names every other file and tells damage done
+later. In an object store (`gs://…`), which renames nothing, it is written last: what has it is complete.
 
 orbax is imported where it is used: it takes 0.4 s that `import orderscale_jax` need not take.
 """
@@ -13,6 +13,8 @@ orbax is imported where it is used: it takes 0.4 s that `import orderscale_jax` 
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import hashlib
 import json
 import logging
@@ -20,7 +22,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,14 @@ from orderscale_jax.model import ListTransformer, ModelConfig, bind
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when an older reader could not understand what is written
+FORMAT = 2  # raise it when an older reader could not understand what is written
 PRETRAINED = Path(__file__).parent / "pretrained"
 SUMS = "SHA256SUMS"  # in the form that `sha256sum --check` reads
+PLAIN = re.compile(r"[A-Za-z0-9_\-./ :,+=@]+")  # paths that mean the same to orbax and its store as to us
 MARK = "arrays/_METADATA"  # with it a directory is one of ours, though perhaps a damaged one
+ARRAYS_DIGEST = "arrays_sha256"  # `weight_digest` of the arrays, in the JSON beside them
 KEPT_STATES = 2  # the latest state and one to fall back on
+DEEPEST = 240  # characters that the files of a checkpoint add to its path while it is written
 
 
 class DamagedError(UserError):
@@ -187,11 +192,14 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
         files.remove_directory(directory / f"step_{other:09d}")
 
 
-def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+def restore_latest(
+    directory: str | os.PathLike, like: Any | Callable[[dict[str, Any]], Any]
+) -> tuple[int, Any, dict[str, Any]] | None:
     """The latest whole training state in `directory`: (step, state, metadata), or None if there is none.
 
     A state whose files are damaged is passed over, with a warning in the log, for the one before.
-    Leaves are NumPy arrays in the structure of `like`, a pytree of arrays or of their shapes.
+    Leaves are NumPy arrays in the structure of `like`, a pytree of arrays or of their shapes, or what gives
+    one for the state's metadata.
 
     Raises:
       DamagedError: there are states, and all of them are damaged.
@@ -205,11 +213,18 @@ def restore_latest(directory: str | os.PathLike, like: Any) -> tuple[int, Any, d
         except DamagedError:
             damaged.append(step)
             continue
+        metadata = about.get("metadata")
+        if not isinstance(metadata, dict):
+            raise UserError(f"{directory / f'step_{step:09d}'} is not a training state: it has no metadata")
+        state = _unflatten(arrays, like(metadata) if callable(like) else like, directory)
         if damaged:
+            steps = ", ".join(map(str, damaged))
             logger.warning(
-                "the state of step %d in %s is damaged: going on from step %d", damaged[0], directory, step
+                "the state of step %s in %s is damaged: going on from step %d", steps, directory, step
             )
-        return step, _unflatten(arrays, like, directory), about.get("metadata", {})
+        else:
+            logger.info("going on from step %d, of which %s has the latest state", step, directory)
+        return step, state, metadata
     if damaged:
         raise DamagedError(
             f"no state in {directory} is whole: put back a copy of it, or delete it to train from the start"
@@ -257,32 +272,79 @@ def _write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str,
         _write_remote(path, arrays, about)
         return
     path = path.absolute()
-    _refuse_foreign(path)
+    refuse_foreign(path)
     partial, previous = _partial(path), _previous(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove_partial(path)
+    about = {"format": FORMAT, ARRAYS_DIGEST: weight_digest(arrays), **about}
     try:
-        with _orbax() as (ocp, checkpointer):
+        with _understood(partial) as there, _orbax() as (ocp, checkpointer):
             items = ocp.args.Composite(
-                arrays=ocp.args.StandardSave(dict(arrays)),
-                config=ocp.args.JsonSave({"format": FORMAT, **about}),
+                arrays=ocp.args.StandardSave(dict(arrays)), config=ocp.args.JsonSave(about)
             )
-            checkpointer.save(partial, items)
-        (partial / SUMS).write_text(
-            "".join(f"{digest}  {name}\n" for name, digest in _file_sums(partial).items())
-        )
+            with _system_errors(path):
+                checkpointer.save(there, items)
+        files.write_text(partial / SUMS, _sums(partial))
+        files.sync(partial)
+        _read_back(partial, path, about)
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
             path.rename(previous)
         partial.rename(path)
+        files.sync_directory(path.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_partial(path)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _read_back(partial: Path, path: Path, about: dict[str, Any]):
+    """OSError unless what was just written can be read and is what was to be written."""
+    try:
+        found = _read_local(partial, path)[1]
+    except DamagedError as error:
+        found = error
+    if found != about:
+        raise OSError(errno.EIO, "what was written was not read back the same", str(path))
+
+
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """What the system refused, as OSError: orbax and its store tell it in texts of several types."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if not (found := re.search(r"os_error_code='(\d+)'", str(error))):
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+@contextlib.contextmanager
+def _understood(path: Path) -> Iterator[Path]:
+    """A name of the place `path` that orbax takes for a name: it reads brackets and such as patterns.
+
+    Raises:
+      UserError: such a name cannot be made here.
+    """
+    if PLAIN.fullmatch(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="orderscale_") as folder:
+        link = Path(folder) / "link"
+        if not PLAIN.fullmatch(str(link)):
+            raise UserError(
+                f"orbax understands neither the path {path} nor that of temporary files, {folder}: "
+                "use letters and digits in one of them (TMPDIR says where temporary files go)"
+            )
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
 
 
 def _write_remote(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     """`_write` where nothing can be renamed: a whole directory is copied there."""
-    _refuse_foreign(path)
+    refuse_foreign(path)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         _write(whole, arrays, about)
@@ -325,7 +387,8 @@ def _is_there(path: files.Place) -> bool:
     return ((path / SUMS) if files.is_remote(path) else path).exists()
 
 
-def _refuse_foreign(path: files.Place):
+def refuse_foreign(path: files.Place):
+    """FileExistsError if at `path` is something that `save_checkpoint` would not replace."""
     if path.exists() and not (path.is_dir() and (_is_ours(path) or not any(path.iterdir()))):
         raise FileExistsError(f"{path} exists and is not a checkpoint: name another place")
 
@@ -351,16 +414,29 @@ def _read(path: files.Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _read_local(path: Path, named: files.Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """`_read` of a directory of ours, of which is said that it is `named`."""
+    are_all_summed = _check_sums(path, named)  # first: orbax is loud about damage
     about = _read_json(path, named)
     if about["format"] > FORMAT:
         raise UserError(
             f"the checkpoint {named} has format {about['format']} and this version of orderscale-jax reads "
             f"formats up to {FORMAT}: install a newer version"
         )
-    _check_sums(path, named)  # before orbax reads the files: its threads are loud about damage
-    with _orbax() as (ocp, checkpointer):
+    with _understood(path) as there, _orbax() as (ocp, checkpointer), _system_errors(path):
         items = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-        return checkpointer.restore(path, items)["arrays"], about
+        arrays = checkpointer.restore(there, items)["arrays"]
+    if about["format"] == 1 and not are_all_summed:
+        return arrays, _from_first_format(about)
+    if not are_all_summed or about.get(ARRAYS_DIGEST) != weight_digest(arrays):
+        raise _damaged(named)
+    return arrays, about
+
+
+def _from_first_format(about: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside arrays, without the option that is no more."""
+    config = about.get("config")
+    if isinstance(config, dict) and isinstance(config.get("train"), dict):
+        config["train"].pop("checkpoint_every", None)
+    return about
 
 
 def _read_json(path: Path, named: files.Place) -> dict[str, Any]:
@@ -380,27 +456,48 @@ def _damaged(path: files.Place) -> DamagedError:
     )
 
 
-def _check_sums(path: Path, named: files.Place):
-    """DamagedError unless the files are those of which the sums were written down."""
+def _check_sums(path: Path, named: files.Place) -> bool:
+    """DamagedError unless the files are those of which the sums were written down.
+
+    Returns:
+      Whether all files are summed: those of the first format were not, their configuration was left out.
+    """
     try:
         lines = (path / SUMS).read_text(errors="replace").splitlines()
-        found = _file_sums(path)
-    except FileNotFoundError as error:
+        expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        are_all_summed = not all(name.startswith("arrays/") for name in expected)
+        items = ("arrays/", "config/") if are_all_summed else ("arrays/",)
+        found = {name for name in _names(path) if name in expected or name.startswith(items)}
+        if found != expected.keys() or any(_sum(path / name) != expected[name] for name in found):
+            raise _damaged(named)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise _damaged(named) from error
-    if {name: digest for digest, _, name in (line.partition("  ") for line in lines)} != found:
-        raise _damaged(named)
+    return are_all_summed
 
 
-def _file_sums(path: Path) -> dict[str, str]:
-    """SHA-256 of every file of the arrays, by its name relative to `path`."""
-    of_arrays = sorted(file for file in (path / "arrays").rglob("*") if file.is_file())
-    return {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in of_arrays
-    }
+def _names(path: Path) -> list[str]:
+    """The files of a directory, relative to it, but for `SUMS`; what is no plain file is not there."""
+    found = (file.relative_to(path).as_posix() for file in files.files_in(path) if file.is_file())
+    return sorted(name for name in found if name != SUMS)
+
+
+def _sums(path: Path) -> str:
+    """What `SUMS` says of a directory."""
+    return "".join(f"{_sum(path / name)}  {name}\n" for name in _names(path))
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
+
+
+def _remove_partial(path: Path):
+    """Removes what an unfinished save to `path` has left; orbax puts its own beside ours."""
+    for left in path.parent.glob(f"{glob.escape(_partial(path).name)}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _previous(path: files.Place) -> files.Place:
@@ -419,7 +516,7 @@ def _orbax():
 
     chatter = logging.getLogger("absl")
     level = chatter.level
-    chatter.setLevel(logging.WARNING)
+    chatter.setLevel(logging.CRITICAL)  # what fails is raised too
     handler = ocp.CompositeCheckpointHandler(
         arrays=ocp.StandardCheckpointHandler(), config=ocp.JsonCheckpointHandler()
     )

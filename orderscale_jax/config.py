@@ -77,7 +77,6 @@ class TrainConfig:
       patience_threshold: accuracy below which patience does not stop.
       min_accuracy: an attempt that ends below this accuracy is followed by another, from other weights.
       max_attempts: attempts of a run in all; the best of them is kept.
-      checkpoint_every: steps between the checkpoints from which a killed run goes on.
     """
 
     batch_size: int = 2048
@@ -101,18 +100,10 @@ class TrainConfig:
     patience_threshold: float = 0.9
     min_accuracy: float = 0.9
     max_attempts: int = 3
-    checkpoint_every: int = 10_000
 
     def __post_init__(self):
         check_types(self, "train")
-        counts = (
-            "batch_size",
-            "max_steps",
-            "eval_every",
-            "eval_batch_size",
-            "max_attempts",
-            "checkpoint_every",
-        )
+        counts = ("batch_size", "max_steps", "eval_every", "eval_batch_size", "max_attempts")
         least = {**dict.fromkeys(counts, 1), "warmup_steps": 0}
         check_values(self, "train", least, {"batches": BATCHES, "schedule": SCHEDULES, "scores": SCORES})
         object.__setattr__(self, "overrides", _overrides(self.overrides))
@@ -203,15 +194,18 @@ class RunConfig:
       seed: decides the initial weights and the batches; of several runs it is the first one's.
       runs: how many runs are trained as one program, with seeds seed … seed + runs - 1.
       name: of the run, in Weights & Biases and in reports; where it is empty one is made up.
+      save_seconds: time between two savings of the state from which a killed run goes on, each after a
+        validation; 0 saves at every one.
     """
 
     seed: int = 0
     runs: int = 1
     name: str = ""
+    save_seconds: float = 30.0
 
     def __post_init__(self):
         check_types(self, "config")
-        check_values(self, "config", {"runs": 1}, {})
+        check_values(self, "config", {"runs": 1, "save_seconds": 0}, {})
         check_seeds(self.seed, self.runs)
 
 
@@ -287,7 +281,7 @@ def check_seeds(first: int, count: int):
 def check_config(config: ml_collections.ConfigDict):
     """UserError unless `config` is complete and every option in it exists and fits."""
     model_config(config), train_config(config)
-    if missing := [name for name in ("seed", "runs", "name", "wandb") if name not in config]:
+    if missing := [name for name in ("seed", "runs", "name", "save_seconds", "wandb") if name not in config]:
         raise UserError(f"the configuration says nothing of {missing[0]}: start from default_config()")
     _build(RunConfig, "", {name: value for name, value in config.items() if name not in GROUPS})
     _build(WandbConfig, "wandb", config.wandb)

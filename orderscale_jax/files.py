@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -129,9 +130,40 @@ def write_bytes(path: Place, content: bytes) -> Place:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise _named(error, path) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def sync(directory: Path):
+    """Returns when all that is below a local directory is on the disk."""
+    for file in files_in(directory):
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+    for folder in (directory, *(entry for entry in directory.rglob("*") if entry.is_dir())):
+        sync_directory(folder)
+
+
+def sync_directory(path: Path):
+    """Returns when the names in a local directory are on the disk, where directories can be synced."""
+    if os.name == "nt":
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(opened)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """An error of the system with the name of the file: some of them have none."""
+    return OSError(error.errno, error.strerror, str(path)) if error.errno and not error.filename else error
 
 
 def write_text(path: Place, text: str) -> Place:

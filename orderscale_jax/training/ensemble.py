@@ -163,6 +163,9 @@ class Result:
       best_attempt, best_step: the attempt that led to them, from 1, and the step of it.
       transition_step: the first validated step of that attempt above TRANSITION_ACCURACY, None if there
         was none.
+      diverged_step: the step of the last attempt at which it ended because weights or loss were not finite,
+        None if they were. Where no validation was finite, the best weights are the initial ones, and
+        accuracies and loss None.
       params: the best weights.
     """
 
@@ -176,6 +179,7 @@ class Result:
     best_attempt: int
     best_step: int
     transition_step: int | None
+    diverged_step: int | None
     params: Any
     train_accuracy: float | None = None
     train_sequence_accuracy: float | None = None
@@ -184,7 +188,7 @@ class Result:
 def result(runs: Run, i: int) -> Result:
     """The result of run i of R, as they are on the host."""
     scores = {name.removeprefix("val_"): plain(values[i]) for name, values in runs.best_scores.items()}
-    transition = int(runs.best_transition_step[i])
+    transition, diverged = int(runs.best_transition_step[i]), int(runs.diverged_step[i])
     return Result(
         seed=int(runs.seed[i]),
         attempts=int(runs.attempt[i]) + 1,
@@ -193,5 +197,6 @@ def result(runs: Run, i: int) -> Result:
         best_attempt=int(runs.best_attempt[i]) + 1,
         best_step=int(runs.best_step[i]),
         transition_step=transition if transition >= 0 else None,
+        diverged_step=diverged if diverged >= 0 else None,
         params=jax.tree.map(lambda x: np.asarray(x[i]), runs.best_params),
     )

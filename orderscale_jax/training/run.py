@@ -42,7 +42,10 @@ class Run:
       attempt_accuracy: the best validation accuracy of this attempt.
       stale: validations since then.
       transition_step: first validated step of this attempt above TRANSITION_ACCURACY, or -1.
-      best_params: the weights with the best validation accuracy of all attempts.
+      diverged_step: the step of this attempt at whose validation weights or loss were not finite, which
+        ended it; or -1.
+      best_params: the finite weights with the best validation accuracy of all attempts; before the first
+        such validation, and if there is none, the initial ones.
       best_accuracy, best_scores: theirs, and all that `evaluate` gave for them.
       best_attempt, best_step, best_transition_step: the attempt that had them, the step of it at which
         they were met, and its `transition_step`.
@@ -59,6 +62,7 @@ class Run:
     attempt_accuracy: jax.Array
     stale: jax.Array
     transition_step: jax.Array
+    diverged_step: jax.Array
     best_params: Any
     best_accuracy: jax.Array
     best_scores: dict[str, jax.Array]
@@ -85,6 +89,7 @@ def start(setup: Setup, seed, attempt=0, hyper: Hyper | None = None) -> Run:
         attempt_accuracy=number(-1.0),
         stale=count(0),
         transition_step=count(-1),
+        diverged_step=count(-1),
         best_params=params,
         best_accuracy=number(-1.0),
         best_scores=_unknown(setup),
@@ -204,12 +209,15 @@ def _train(setup, run, train, validation, part, n_parts, axis, kernel):
 
 
 def _judge(setup: Setup, run: Run, scores) -> Run:
-    """Notes the scores of a validation: best weights, patience, whether the attempt is over."""
+    """Notes the scores of a validation: best weights, patience, whether the attempt is over or diverged."""
     config, accuracy = setup.train, scores["val_accuracy"]
-    better = accuracy > run.best_accuracy
+    is_finite = jnp.isfinite(scores["val_loss"])
+    for array in jax.tree.leaves(run.params):
+        is_finite &= jnp.isfinite(array).all()
+    better = is_finite & (accuracy > run.best_accuracy)
     improved = accuracy > run.attempt_accuracy
     stale = jnp.where(improved, 0, run.stale + 1)
-    over = (accuracy >= config.target_accuracy) | (run.step >= config.max_steps)
+    over = (accuracy >= config.target_accuracy) | (run.step >= config.max_steps) | ~is_finite
     if config.patience is not None:
         over |= (stale >= config.patience) & (accuracy >= config.patience_threshold)
     broke_through = (run.transition_step < 0) & (accuracy > TRANSITION_ACCURACY)
@@ -219,6 +227,7 @@ def _judge(setup: Setup, run: Run, scores) -> Run:
         attempt_accuracy=jnp.where(improved, accuracy, run.attempt_accuracy),
         stale=stale,
         transition_step=transition_step,
+        diverged_step=jnp.where(is_finite, -1, run.step),
         best_params=_where(better, run.params, run.best_params),
         best_accuracy=jnp.where(better, accuracy, run.best_accuracy),
         best_scores=_where(better, scores, run.best_scores),
@@ -242,6 +251,7 @@ def _report(setup: Setup, run: Run, train_loss, scores):
         "train_loss": jnp.asarray(train_loss),
         **scores,
         "best_accuracy": run.best_accuracy,
+        "diverged": run.diverged_step >= 0,
         "done": run.done,
     }
 
