@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import json
 import math
@@ -16,13 +17,14 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any
 
 from orderscale_jax.errors import MissingPackage, UserError
 
+SEAL = "sha256_of_the_rest"  # in a note, by which its damage is noticed
 Place = PurePath  # a pathlib.Path, or an epath.Path of etils where it is remote
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}  # which etils needs
 
@@ -68,6 +70,20 @@ def _see_others(scheme: str):
     from fsspec.config import conf
 
     conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+
+
+def check_length(path: Place, more: int):
+    """UserError if files whose paths are `more` characters longer than `path` are not allowed here."""
+    if is_remote(path):
+        return
+    path = path.absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    longest = os.pathconf(there, "PC_PATH_MAX") if hasattr(os, "pathconf") else 260
+    if len(os.fsencode(path)) + more >= longest:
+        raise UserError(
+            f"the path {path} is too long: files in it would have paths of up to "
+            f"{len(os.fsencode(path)) + more} bytes, and here {longest - 1} are allowed; give a shorter one"
+        )
 
 
 def is_remote(path: Place) -> bool:
@@ -125,14 +141,12 @@ def write_bytes(path: Place, content: bytes) -> Place:
         return path
     partial = beside(path)
     try:
-        with open(partial, "wb") as file:
+        with _naming(path), open(partial, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
         sync_directory(path.parent)
-    except OSError as error:
-        raise _named(error, path) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -161,9 +175,13 @@ def sync_directory(path: Path):
         os.close(opened)
 
 
-def _named(error: OSError, path: Path) -> OSError:
-    """An error of the system with the name of the file: some of them have none."""
-    return OSError(error.errno, error.strerror, str(path)) if error.errno and not error.filename else error
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Gives an error of the system the name of the file; of a full disk it has none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: Place, text: str) -> Place:
@@ -172,8 +190,48 @@ def write_text(path: Place, text: str) -> Place:
 
 
 def write_json(path: Place, content: Any) -> Place:
-    """`write_bytes` of JSON."""
-    return write_text(path, json.dumps(content, indent=1) + "\n")
+    """`write_bytes` of JSON, in which no number is NaN or infinite."""
+    return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Place) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise damaged(path)
+    return found
+
+
+def write_note(path: Place, content: Mapping[str, Any]) -> Place:
+    """`write_json` of an object, with a digest by which `read_note` tells damage."""
+    return write_json(path, {**content, SEAL: _digest(content)})
+
+
+def read_note(path: Place) -> dict[str, Any]:
+    """What `write_note` wrote.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    found = read_json(path)
+    if found.pop(SEAL, None) != _digest(found):
+        raise damaged(path)
+    return found
+
+
+def damaged(path: Place) -> UserError:
+    return UserError(f"{path} is damaged: put back a copy of it, or give another directory")
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_csv(path: str | os.PathLike, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]):
@@ -210,9 +268,11 @@ class Growing:
         text: with which the file begins; what stands behind it there goes.
         """
         self._path, self._text, self._file = path, text, None
+        begin = text.encode(errors="surrogateescape")
+        self._sum, self.size = hashlib.sha256(begin), len(begin)
         if not is_remote(path):
-            self._file = open(path, "a", newline="", encoding="utf-8")
-            self._file.truncate(len(text.encode(errors="surrogateescape")))
+            self._file = open(path, "ab", buffering=0)  # what could not be written is not tried again
+            self._file.truncate(self.size)
 
     def __enter__(self) -> Growing:
         return self
@@ -220,20 +280,31 @@ class Growing:
     def __exit__(self, *_):
         self.close()
 
+    @property
+    def sha256(self) -> str:
+        """The digest of all that the file is to hold, of `size` bytes."""
+        return self._sum.hexdigest()
+
     def add(self, text: str):
         """Adds text; a crash of this process does not lose it where the file is local."""
+        content = text.encode(errors="surrogateescape")
         if self._file is None:
             self._text += text
         else:
-            self._file.write(text)
-            self._file.flush()
+            left = memoryview(content)
+            with _naming(self._path):
+                while left:
+                    left = left[self._file.write(left) :]
+        self._sum.update(content)
+        self.size += len(content)
 
     def keep(self):
         """Returns when what was added outlasts all but the disk or the store."""
         if self._file is None:
             write_text(self._path, self._text)
         else:
-            os.fsync(self._file.fileno())
+            with _naming(self._path):
+                os.fsync(self._file.fileno())
 
     def close(self):
         if self._file is not None:

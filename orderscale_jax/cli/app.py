@@ -15,8 +15,9 @@ from typing import NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
-from orderscale_jax.cli import arguments
+from orderscale_jax.cli import arguments, signals
 from orderscale_jax.errors import UserError
+from orderscale_jax.training.interruption import Interrupted
 
 HELP = ("--help", "-h", "-help", "-?", "--helpshort", "--helpfull")
 
@@ -42,11 +43,18 @@ def run(command: ModuleType, argv: list[str]) -> NoReturn:
 
 @contextlib.contextmanager
 def guard() -> Iterator[None]:
-    """Makes one sentence on stderr and exit code 1 of what can be expected to fail.
+    """Makes one sentence on stderr and an exit code of what can be expected to fail.
 
-    That is what a user can put right, what the system refuses (a full disk, a missing permission), and
-    an interruption. Every other error keeps its traceback; `--verbosity=1` shows that of these too.
+    That is what a user can put right and what the system refuses (a full disk, a missing permission), with
+    code 1, and an interruption, with 128 and the number of its signal. Every other error keeps its
+    traceback; `--verbosity=1` shows that of these too.
     """
+    with signals.handled() as wanted, _sentences(wanted):
+        yield
+
+
+@contextlib.contextmanager
+def _sentences(wanted: signals.OnSignal) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # nobody reads any more, and Python would say so once more at its end
@@ -56,8 +64,10 @@ def guard() -> Iterator[None]:
         if absl_logging.get_verbosity() >= absl_logging.DEBUG:
             traceback.print_exception(error)
         _fail(_sentence(error))
+    except Interrupted as error:
+        _fail(f"{error}; the same command goes on", signals.exit_code(wanted))
     except KeyboardInterrupt:
-        _fail("interrupted")
+        _fail("interrupted", signals.exit_code(wanted))
 
 
 def first_line(docstring: str | None) -> str:
@@ -84,12 +94,19 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _show_warnings():
-    """What the library warns of is a line on stderr."""
+    """What the library says and warns of is a line on stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setFormatter(_Line())
     logger = logging.getLogger("orderscale_jax")
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
 def _sentence(error: Exception) -> str:
@@ -100,6 +117,6 @@ def _sentence(error: Exception) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
 
 
-def _fail(sentence: str) -> NoReturn:
+def _fail(sentence: str, code: int = 1) -> NoReturn:
     print(f"error: {sentence}", file=sys.stderr, flush=True)
-    sys.exit(1)
+    sys.exit(code)

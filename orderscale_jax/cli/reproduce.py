@@ -21,7 +21,7 @@ import ml_collections
 from orderscale_jax import convert, figures, files, report
 from orderscale_jax.analysis import study_model, tabulate
 from orderscale_jax.checkpoint import load_checkpoint
-from orderscale_jax.cli import arguments, machine
+from orderscale_jax.cli import arguments, machine, signals
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.config import task_config, untrained_arrays, validation_lists_seen
 from orderscale_jax.errors import UserError
@@ -76,7 +76,7 @@ def reproduce(
         for name, config in configs.items():
             how = ", as published" * (name == AS_PUBLISHED)
             print(f"training the model with {count(config.model.n_layers, 'layer')}{how}", flush=True)
-            summary = train(config, output / name / "training")
+            summary = train(config, output / name / "training", interruption=signals.interruption())
             print(
                 f"  {summary['accuracy']:.4f} of the outputs right after {count(summary['steps'], 'step')}, "
                 f"{summary['seconds']:.0f} s",

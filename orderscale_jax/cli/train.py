@@ -15,13 +15,17 @@ from __future__ import annotations
 from typing import Any
 
 from orderscale_jax import files
-from orderscale_jax.cli import arguments, machine
+from orderscale_jax.cli import arguments, machine, signals
 from orderscale_jax.cli.configuration import Configuration
+from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count
 from orderscale_jax.training import workdir as work
 
 WORKDIR = arguments.define(
     "workdir", "str", None, "the directory for checkpoint, metrics and summary.", shown="DIR"
+)
+OVERWRITE = arguments.define(
+    "overwrite", "bool", False, "begin anew: remove what an earlier training has left there."
 )
 SHARE = machine.ShareFlags()
 CONFIG = Configuration()
@@ -32,15 +36,32 @@ def main():
     machine.use_compilation_cache()
     machine.use_all_cores(len(share.of(config.runs)))
     with machine.output_directory(place) as workdir:
-        was_finished = (workdir / "summary.json").exists()
-        summary = work.train(config, workdir, share)
+        was_finished = (workdir / "summary.json").exists() and not OVERWRITE.value
+        summary = work.train(
+            config, workdir, share, overwrite=OVERWRITE.value, interruption=signals.interruption()
+        )
     if summary is None:
         print(machine.incomplete(share))
-    else:
+        return
+    members = summary.get("runs", [summary])
+    diverged = [member for member in members if member["diverged_step"] is not None]
+    if summary["accuracy"] is not None:
         print(sentence(summary, workdir / "checkpoint", was_finished))
         bar = config.train.min_accuracy
         if summary["accuracy"] < bar:
             print(f"no attempt reached {bar:g} (train.min_accuracy): the best weights of all are kept")
+    if diverged:
+        first = diverged[0]
+        text = (
+            f"{len(diverged)} of {count(len(members), 'run')} diverged: weights or loss were not finite "
+            f"(seed {first['seed']} at step {first['diverged_step']:,} of attempt {first['attempts']})"
+        )
+        if len(diverged) == len(members):
+            raise UserError(
+                f"{text}; the last finite weights are kept in {workdir / 'checkpoint'}: give a smaller "
+                "train.learning_rate, or a train.max_grad_norm"
+            )
+        print(text)
 
 
 def sentence(summary: dict[str, Any], checkpoint: files.Place, was_finished: bool) -> str:

@@ -2,7 +2,8 @@
 
 A work directory holds `config.json`, `metrics.jsonl` (a line per validation and run), `states/` while
 the runs go on, and at the end `checkpoint/` (the best run's weights), `members/` (every run's, where
-there are several) and `summary.json`.
+there are several) and `summary.json`. It is this configuration's once a first stretch has run, and one
+process's at a time (`owner`).
 
 Where several processes share the runs (`shares`), each has its states and its log in `parts/I_of_P`
 until all are complete; then the directory is what one process would have left.
@@ -13,9 +14,12 @@ It may be in an object store (`gs://…`). There the log is written with each st
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,17 +30,28 @@ from orderscale_jax import checkpoint, files
 from orderscale_jax.config import Setup, model_config, task_config, validation_lists_seen
 from orderscale_jax.errors import MissingPackage, UserError
 from orderscale_jax.model import bind
+from orderscale_jax.training import claim
+from orderscale_jax.training.claim import LOG, PART, SUMMARY
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, Result, make_setup, result
+from orderscale_jax.training.interruption import NEVER, Interrupted, Interruption
+from orderscale_jax.training.owner import owned
 from orderscale_jax.training.progress import Progress
 from orderscale_jax.training.run import Run
 from orderscale_jax.training.shares import Share, check_processes
 
+logger = logging.getLogger(__name__)
 ALL = Share()
+STATE_KEYS = {"seconds": float, "config": dict, "log_size": int, "log_sha256": str}  # of a state's metadata
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike, share: Share = ALL
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    share: Share = ALL,
+    *,
+    overwrite: bool = False,
+    interruption: Interruption = NEVER,
 ) -> dict[str, Any] | None:
     """Trains what `config` says and leaves the best weights in `workdir`.
 
@@ -47,13 +62,19 @@ def train(
       config: what to train.
       workdir: local or `gs://…`, made if need be; all shares must see the same one.
       share: which of the runs.
+      overwrite: begin anew: remove what an earlier training has left in `workdir`.
+      interruption: asked after every stretch.
 
     Returns:
       The summary of all runs, or None while other shares are not complete.
 
     Raises:
-      UserError: the configuration is wrong or for sweeps only, `workdir` holds runs of another one or of
-        another number of shares, its states are damaged, or there are more shares than runs.
+      UserError: the configuration is wrong or for sweeps only; `workdir` holds runs of another one or of
+        another number of shares, or is in use by another process; its states or notes are damaged, or the
+        checkpoint of its finished runs is; there are more shares than runs.
+      FileExistsError: `workdir` holds a `checkpoint` that is none.
+      Interrupted: it was wanted; the runs are saved as they were after the last stretch.
+      OSError: the system refuses to read or write.
     """
     workdir = files.place(workdir)
     setup, split = make_setup(config)
@@ -64,131 +85,135 @@ def train(
         )
     mine = share.of(config.runs)
     check_processes(share)
+    if overwrite and share.count > 1:
+        raise UserError(
+            f"each of {share.count} processes would remove what the others write: delete {workdir} "
+            "before they start, instead of overwriting it"
+        )
     if config.wandb.enabled:
         _import_wandb()
-    finished = _claim(workdir, config)
-    if finished is not None:
-        _clean(workdir)
-        return finished
-    _check_shares(workdir, share)
-    place = _place(workdir, share)
-    files.make_directory(place)
-    if not (place / "part.json").exists():
-        part = _train_share(config, setup, split, workdir, place, mine)
-        files.write_json(place / "part.json", part)
-    return _complete(workdir, config, setup, share)
+    files.check_length(workdir, checkpoint.DEEPEST)
+    if not overwrite and (found := claim.finished(workdir, config)) is not None:
+        return found
+    files.make_directory(workdir)
+    with owned(workdir, ".owner" if share.count == 1 else f".owner_{share}"):
+        if overwrite:
+            claim.clear(workdir)
+        if (found := claim.finished(workdir, config)) is not None:  # by who has just given it up
+            return found
+        claim.refuse_others(workdir, config, share, mine)
+        place = claim.place_of(workdir, share)
+        with contextlib.ExitStack() as until_whole:
+            if not (place / PART).exists():
+                part = _train_share(
+                    config, setup, split, workdir, place, mine, interruption, until_whole.enter_context
+                )
+                files.write_note(place / PART, part)
+            return _complete(workdir, config, setup, share)
 
 
 def _train_share(
-    config, setup: Setup, split, workdir: files.Place, place: files.Place, mine
+    config, setup: Setup, split, workdir: files.Place, place: files.Place, mine, interruption, enter
 ) -> dict[str, Any]:
-    """Trains the runs `mine`, with states and log in `place`; returns what is to be said of them."""
-    first, states = int(mine[0]), place / "states"
-    steps, runs, seconds, logged = _resume(place, start_runs(setup, config.seed + mine), first)
-    began = time.perf_counter() - seconds
-    total_steps, saved = np.array(runs.total_steps), steps
+    """Trains the runs `mine`, with states and log in `place`; returns what is to be said of them.
+
+    From the first stretch on there is something to lose, and `enter` lets interruptions wait.
+    """
+    first, said = int(mine[0]), claim.describe(config)
+    steps, runs, metadata, logged = _resume(place, said, start_runs(setup, config.seed + mine))
+    began = time.perf_counter() - metadata["seconds"]
     wandb = _weights_and_biases(config) if first == 0 else None
-    with Progress(setup, runs) as progress, files.Growing(place / "metrics.jsonl", logged) as log:
+    with Progress(setup, runs) as progress:
         ensemble = Ensemble(setup, split, runs)
         placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
-        while not ensemble.done:
-            lines = ensemble.advance()
-            progress.show(lines)
-            before = total_steps.copy()
-            for line in lines:
-                total_steps[line["index"]] = line["total_steps"]
-                line["index"] += first
-                log.add(json.dumps(line) + "\n")
-                if wandb:
-                    wandb.log(line, step=line["total_steps"])
-            steps += int((total_steps - before).max())
-            if steps - saved >= setup.train.checkpoint_every and not ensemble.done:
-                saved = steps
-                metadata = {"seconds": time.perf_counter() - began}
+        lines = [] if ensemble.done else ensemble.advance()
+        claim.claim(workdir, said)  # now that a first stretch has run
+        files.make_directory(place)
+        total_steps, saved_at = np.array(runs.total_steps), time.perf_counter()
+        enter(interruption.deferred())
+        with files.Growing(place / LOG, logged) as log:
+
+            def save():
                 log.keep()  # before the state, so that none goes on from where lines are missing
-                checkpoint.save_state(states, steps, ensemble.state(), metadata)
-        log.keep()
-    runs = ensemble.state()
-    members = [_write_member(workdir, config, setup, result(runs, i)) for i in range(len(mine))]
+                seconds = time.perf_counter() - began
+                about = {"seconds": seconds, "config": said, "log_size": log.size, "log_sha256": log.sha256}
+                checkpoint.save_state(place / "states", steps, ensemble.state(), about)
+
+            def leave():
+                save()
+                raise Interrupted(f"stopped after step {steps:,}, which is saved in {place / 'states'}")
+
+            while lines:
+                progress.show(lines)
+                before = total_steps.copy()
+                for line in lines:
+                    total_steps[line["index"]] = line["total_steps"]
+                    line["index"] += first
+                    log.add(json.dumps(line, allow_nan=False) + "\n")
+                    if wandb:
+                        wandb.log(line, step=line["total_steps"])
+                steps += int((total_steps - before).max())
+                if ensemble.done:
+                    break
+                if interruption.is_wanted:
+                    leave()
+                if time.perf_counter() - saved_at >= config.save_seconds:
+                    save()
+                    saved_at = time.perf_counter()
+                lines = ensemble.advance()
+            log.keep()
+            runs, members = ensemble.state(), []
+            for i in range(len(mine)):
+                members.append(_write_member(workdir, config, setup, result(runs, i)))
+                if interruption.is_wanted and i + 1 < len(mine):
+                    leave()
     if wandb:
-        best = max(members, key=lambda member: member["accuracy"])
+        best = members[_best(members)]
         wandb.log({f"final/{name}": best[name] for name in ("accuracy", "sequence_accuracy")})
         wandb.finish()
     return {
-        "config": _describe(config),
+        "config": said,
         "members": members,
         "seconds": time.perf_counter() - began,
         "placement": placement,
+        "log_sha256": log.sha256,
     }
 
 
-def _place(workdir: files.Place, share: Share) -> files.Place:
-    """Where a share keeps its states and its log."""
-    return workdir if share.count == 1 else workdir / "parts" / str(share)
+def _resume(place: files.Place, said: dict[str, Any], runs: Run):
+    """The last state (steps, runs, metadata, log up to it), or the start."""
+
+    def like(metadata: dict[str, Any]) -> Run:
+        if not all(isinstance(metadata.get(key), kind) for key, kind in STATE_KEYS.items()):
+            raise UserError(
+                f"the state in {place / 'states'} does not say what training writes into one: delete it to "
+                "go on from an older one, or begin anew with --overwrite"
+            )
+        claim.refuse_other(metadata["config"], said, place)
+        return runs
+
+    latest = checkpoint.restore_latest(place / "states", like)
+    if latest is None:
+        return 0, jax.device_get(runs), {"seconds": 0.0}, ""
+    return *latest, _logged(place / LOG, *latest[::2])
 
 
-def _check_shares(workdir: files.Place, share: Share):
-    """UserError if another number of shares has begun here."""
-    parts = workdir / "parts"
-    begun = {entry.name.rpartition("_")[2] for entry in parts.iterdir()} if parts.is_dir() else set()
-    begun |= {"1"} if (workdir / "states").exists() else set()
-    if others := begun - {str(share.count)}:
+def _logged(log: files.Place, step: int, metadata: Mapping[str, Any]) -> str:
+    """What a log held when a state was saved; it may have grown since.
+
+    Raises:
+      UserError: something in it is missing or has changed.
+    """
+    if not log.exists():
+        logger.warning("%s is gone: it begins again after step %d", log, step)
+        return ""
+    kept = log.read_bytes()[: metadata["log_size"]]
+    if hashlib.sha256(kept).hexdigest() != metadata["log_sha256"]:
         raise UserError(
-            f"{workdir} was begun with {others.pop()} process(es), now there are {share.count}: start as "
-            f"many as before, or delete {parts if parts.is_dir() else workdir / 'states'} to begin anew"
+            f"{log} is not what training had written by step {step}: put back a copy of it, or delete it to "
+            "go on with a log that begins there"
         )
-
-
-def _describe(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    return json.loads(config.to_json_best_effort())
-
-
-def _claim(workdir: files.Place, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
-    """Makes `workdir` this configuration's; the summary if its runs have ended."""
-    files.make_directory(workdir)
-    note, summary = workdir / "config.json", workdir / "summary.json"
-    if (workdir / "results.csv").exists():
-        raise UserError(f"{workdir} holds a sweep: give another directory")
-    if not note.exists():
-        files.write_json(note, _describe(config))
-        return None
-    there, here = _read_json(note), _describe(config)
-    if there != here:
-        raise UserError(
-            f"{workdir} holds a run of another configuration ({_difference(there, here)}): "
-            "give the same configuration again or another directory"
-        )
-    return _read_json(summary) if summary.exists() else None
-
-
-def _difference(there: Any, here: Any, place: str = "") -> str:
-    """The first option of two configurations that differs, in words."""
-    if not (isinstance(there, dict) and isinstance(here, dict)):
-        return f"{place or 'all of it'} is {there!r} there and {here!r} here"
-    name = next(name for name in {**there, **here} if there.get(name) != here.get(name))
-    return _difference(there.get(name), here.get(name), f"{place}.{name}" if place else name)
-
-
-def _read_json(path: files.Place) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: put back a copy of it, or give another directory") from error
-
-
-def _resume(place: files.Place, runs: Run, first: int):
-    """The last state (steps, runs, seconds, log), the file of the log being cut back to that moment."""
-    latest = checkpoint.restore_latest(place / "states", runs)
-    steps, runs, metadata = (0, jax.device_get(runs), {"seconds": 0.0}) if latest is None else latest
-    log, kept = place / "metrics.jsonl", []
-    for text in log.read_bytes().decode().splitlines() if log.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line
-            line = json.loads(text)
-            if line["total_steps"] <= runs.total_steps[line["index"] - first]:
-                kept.append(text)
-    logged = "".join(f"{text}\n" for text in kept)
-    files.write_text(log, logged)
-    return steps, runs, metadata["seconds"], logged
+    return kept.decode()
 
 
 def _write_member(workdir: files.Place, config, setup: Setup, run: Result) -> dict[str, Any]:
@@ -196,7 +221,7 @@ def _write_member(workdir: files.Place, config, setup: Setup, run: Result) -> di
     alone = ml_collections.ConfigDict(config.to_dict())
     alone.seed, alone.runs = run.seed, 1
     model = bind(setup.model, run.params)
-    checkpoint.save_checkpoint(_weights(workdir, config, run.seed), model, alone)
+    checkpoint.save_checkpoint(claim.weights_of(workdir, config, run.seed), model, alone)
     arrays = checkpoint.named_arrays(model)
     said = {name: value for name, value in vars(run).items() if name != "params"}
     return {
@@ -206,25 +231,18 @@ def _write_member(workdir: files.Place, config, setup: Setup, run: Result) -> di
     }
 
 
-def _weights(workdir: files.Place, config, seed: int) -> files.Place:
-    """Where the weights of one run are."""
-    return workdir / "members" / f"seed_{seed}" if config.runs > 1 else workdir / "checkpoint"
-
-
 def _complete(workdir: files.Place, config, setup: Setup, share: Share) -> dict[str, Any] | None:
     """Writes what belongs to all runs, if all shares have ended; doing it twice gives the same."""
-    places = [_place(workdir, Share(i, share.count)) for i in range(share.count)]
+    places = [claim.place_of(workdir, Share(i, share.count)) for i in range(share.count)]
     try:
-        parts = [_read_json(place / "part.json") for place in places]
-        logs = [(place / "metrics.jsonl").read_bytes().decode() for place in places]
+        parts = [files.read_note(place / PART) for place in places]
+        logs = [_whole_log(place / LOG, part) for place, part in zip(places, parts, strict=True)]
     except FileNotFoundError:  # a share goes on, or another process has just completed all
-        return _claim(workdir, config)
-    if any(part["config"] != _describe(config) for part in parts):
-        raise UserError(
-            f"the shares in {workdir} were given different configurations: start all with the same"
-        )
+        return claim.finished(workdir, config)
+    for part, place in zip(parts, places, strict=True):
+        claim.refuse_other(part["config"], claim.describe(config), place)
     members = [member for part in parts for member in part["members"]]
-    best = max(members, key=lambda member: member["accuracy"])
+    best = members[_best(members)]
     seconds = max(part["seconds"] for part in parts)
     placements = "; ".join(dict.fromkeys(part["placement"] for part in parts))
     summary = {
@@ -239,19 +257,28 @@ def _complete(workdir: files.Place, config, setup: Setup, share: Share) -> dict[
     }
     if len(members) > 1:
         summary["runs"] = members
-        checkpoint.copy_checkpoint(_weights(workdir, config, best["seed"]), workdir / "checkpoint")
+        checkpoint.copy_checkpoint(claim.weights_of(workdir, config, best["seed"]), workdir / "checkpoint")
     if len(parts) > 1:
-        files.write_text(workdir / "metrics.jsonl", _merge_logs(logs))
-    files.write_json(workdir / "summary.json", summary)
-    _clean(workdir)
+        logs = [_merge_logs(logs)]
+        files.write_text(workdir / LOG, logs[0])
+    summary["metrics_sha256"] = hashlib.sha256(logs[0].encode()).hexdigest()
+    files.write_note(workdir / SUMMARY, summary)
+    claim.clean(workdir)
     return summary
 
 
-def _clean(workdir: files.Place):
-    """Removes what nothing needs once the summary is there."""
-    for done in (workdir / "parts", workdir / "states"):
-        files.remove_directory(done)
-    (workdir / "part.json").unlink(missing_ok=True)
+def _best(members: list[dict[str, Any]]) -> int:
+    """Which run is the most accurate; one that was never finite is last."""
+    reached = [-1.0 if member["accuracy"] is None else member["accuracy"] for member in members]
+    return reached.index(max(reached))
+
+
+def _whole_log(log: files.Place, part: Mapping[str, Any]) -> str:
+    """The log of a share that is complete."""
+    content = log.read_bytes()
+    if hashlib.sha256(content).hexdigest() != part["log_sha256"]:
+        raise files.damaged(log)
+    return content.decode()
 
 
 def _merge_logs(logs: list[str]) -> str:
@@ -270,7 +297,9 @@ def _weights_and_biases(config: ml_collections.ConfigDict):
     """A session of Weights & Biases, None where it is not wanted."""
     if not config.wandb.enabled:
         return None
-    return _import_wandb().init(project=config.wandb.project, name=run_name(config), config=_describe(config))
+    return _import_wandb().init(
+        project=config.wandb.project, name=run_name(config), config=claim.describe(config)
+    )
 
 
 def _import_wandb():

@@ -1,0 +1,134 @@
+"""What a command does when it is told to end: Ctrl-C, SIGTERM from a cluster, SIGHUP from a terminal.
+
+The first signal lets training save what it has; all else ends at once. Where that takes too long, in a
+compiler or a long stretch, and at a second Ctrl-C, the process leaves without more ado: what is on disk is
+always whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from orderscale_jax.training.interruption import Interruption
+
+PATIENCE = 10.0  # seconds from a signal to the moment at which saving must have begun
+SAME = 0.5  # seconds within which two Ctrl-C are one, which a wrapper has passed on
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Ended(KeyboardInterrupt):
+    """A signal came at a moment at which nothing has to be saved."""
+
+
+class OnSignal(Interruption):
+    """Wants training to end as soon as a signal has come."""
+
+    def __init__(self):
+        self.signal: int | None = None  # the first that came
+        self._is_deferred = False
+        self._has_answer = threading.Event()
+
+    @property
+    def is_wanted(self) -> bool:
+        if self.signal is not None:
+            self._has_answer.set()
+        return self.signal is not None
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        if self.is_wanted:
+            raise Ended
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+        if self.is_wanted:  # and nobody has asked
+            raise Ended
+
+    def handle(self, number: int, frame):
+        """The handler of Python: it runs in the main thread, between two instructions."""
+        self.signal = self.signal or number
+        if not self._is_deferred:
+            self._has_answer.set()
+            raise Ended
+
+    def watch(self, numbers: socket.socket):
+        """Reads the numbers of signals as they come, in a thread of its own: the main thread may be busy
+        for long in compiled code."""
+        first = numbers.recv(1)
+        if not first:
+            return
+        came = time.monotonic()
+        self.signal = self.signal or first[0]
+        if self._is_deferred:
+            name = signal.Signals(self.signal).name
+            _say(f"{name}: saving after the running stretch; Ctrl-C leaves at once")
+        threading.Thread(target=self._wait, daemon=True).start()
+        while number := numbers.recv(1):
+            if number[0] == signal.SIGINT and time.monotonic() - came > SAME:
+                self._leave("left at once: nothing after the last saved state is kept")
+
+    def _wait(self):
+        if not self._has_answer.wait(PATIENCE):
+            self._leave(
+                f"the running stretch has not ended within {PATIENCE:.0f} s: nothing after the last saved "
+                "state is kept; the same command goes on from there"
+            )
+
+    def _leave(self, sentence: str):
+        _say(f"error: {sentence}")
+        os._exit(exit_code(self))
+
+
+_current = OnSignal()
+
+
+def interruption() -> OnSignal:
+    """What signals want of the command that runs."""
+    return _current
+
+
+def exit_code(wanted: OnSignal) -> int:
+    """128 and the number of the signal that came, as shells have it; without one that of Ctrl-C."""
+    return 128 + (wanted.signal or signal.SIGINT)
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[OnSignal]:
+    """Within it signals are handled so; those that are ignored, as by nohup, stay ignored."""
+    global _current
+    _current = wanted = OnSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield wanted
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    for number in before:
+        signal.signal(number, wanted.handle)
+    watcher = threading.Thread(target=wanted.watch, args=(ours,), daemon=True)
+    watcher.start()
+    try:
+        yield wanted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(woken)
+        theirs.close()
+        watcher.join()
+        ours.close()
+
+
+def _say(text: str):
+    with contextlib.suppress(OSError, ValueError):
+        print(f"\n{text}", file=sys.stderr, flush=True)

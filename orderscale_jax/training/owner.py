@@ -1,0 +1,95 @@
+"""One owner of a work directory at a time, by a lock that ends with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+from orderscale_jax import files
+from orderscale_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+
+
+@contextlib.contextmanager
+def owned(directory: files.Place, name: str = ".owner") -> Iterator[None]:
+    """Within it no other process on any machine owns `directory`, which exists, by this name.
+
+    The lock is `flock`'s on a file that tells host and pid, and goes when it is given up. In an object
+    store, and where the file system has no locks (a warning says so), nothing is locked.
+
+    Raises:
+      UserError: another owns it.
+    """
+    if files.is_remote(directory):
+        yield
+        return
+    path = directory / name
+    opened = _lock(path)
+    if opened is None:
+        logger.warning("%s cannot be locked here: make sure that no other process writes there", directory)
+        yield
+        return
+    try:
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        os.ftruncate(opened, 0)
+        os.pwrite(opened, json.dumps(me).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(opened)
+
+
+def _lock(path: files.Place) -> int | None:
+    """The descriptor of a locked file, None where there are no locks."""
+    if fcntl is None:
+        return None
+    while True:
+        opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, opened):
+                return opened
+            os.close(opened)  # its owner has just given it up, and it is nobody's
+        except BlockingIOError:
+            owner = _owner(opened)
+            os.close(opened)
+            raise UserError(
+                f"{path.parent} is in use by {owner}: wait until that has ended, stop it, or give "
+                "another directory"
+            ) from None
+        except OSError as error:
+            os.close(opened)
+            if error.errno not in UNSUPPORTED:
+                raise
+            path.unlink(missing_ok=True)
+            return None
+
+
+def _is_at(path: files.Place, opened: int) -> bool:
+    """Whether an open file is the one of that name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(opened))
+    except FileNotFoundError:
+        return False
+
+
+def _owner(opened: int) -> str:
+    """Who says in the file to be the owner."""
+    try:
+        owner = json.loads(os.pread(opened, 1000, 0))
+        return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
+    except (ValueError, TypeError, KeyError):  # it has not said so yet
+        return "another process"
