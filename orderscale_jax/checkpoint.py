@@ -60,8 +60,8 @@ def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_
     processes, as on a TPU pod, each writes what it is told, without the others.
 
     Raises:
-      UserError: `config` describes another model, `path` is nowhere, or `jax.distributed` has joined this
-        process to others.
+      UserError: `config` describes another model, the model's arrays are not finite, `path` is nowhere, or
+        `jax.distributed` has joined this process to others.
       FileExistsError: `path` holds something that is not a checkpoint.
       OSError: `path` cannot be written.
     """
@@ -72,6 +72,8 @@ def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_
             f"the configuration describes {model_config(config)}, but the model is {model.config}"
         )
     arrays = named_arrays(model)
+    if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise UserError(f"array {wrong[0]} holds numbers that are not finite: no such model is saved")
     _write(files.place(path), arrays, {"config": json.loads(config.to_json_best_effort())})
 
 
@@ -143,7 +145,7 @@ def from_named_arrays(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> 
     """A model with the given arrays; the inverse of `named_arrays`.
 
     Raises:
-      UserError: an array is missing, is not of this model, or has another shape.
+      UserError: an array is missing, is not of this model, has another shape, or is not finite.
     """
     state = nnx.state(nnx.eval_shape(lambda: ListTransformer(config, rngs=nnx.Rngs(0))), nnx.Param)
     leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
@@ -154,6 +156,8 @@ def from_named_arrays(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> 
     for name, (_, leaf) in leaves.items():
         if arrays[name].shape != leaf.shape:
             raise UserError(f"array {name} has shape {list(arrays[name].shape)}, expected {list(leaf.shape)}")
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"array {name} holds numbers that are not finite, so this is no trained model")
     filled = [
         (path, leaf.replace(jnp.asarray(arrays[name], leaf.dtype))) for name, (path, leaf) in leaves.items()
     ]
@@ -218,9 +222,9 @@ def restore_latest(
             raise UserError(f"{directory / f'step_{step:09d}'} is not a training state: it has no metadata")
         state = _unflatten(arrays, like(metadata) if callable(like) else like, directory)
         if damaged:
-            steps = ", ".join(map(str, damaged))
+            found = " and ".join(map(str, damaged))
             logger.warning(
-                "the state of step %s in %s is damaged: going on from step %d", steps, directory, step
+                "in %s the state of step %s is damaged: going on from step %d", directory, found, step
             )
         else:
             logger.info("going on from step %d, of which %s has the latest state", step, directory)
@@ -356,6 +360,10 @@ def _replace(whole: Path, path: files.Place):
     if _is_there(path):
         _upload(path, _previous(path))
     _upload(whole, path)
+    with tempfile.TemporaryDirectory() as folder:
+        files.copy_files(path, Path(folder))
+        if _sums(Path(folder)) != _sums(whole):
+            raise OSError(errno.EIO, "what was written was not read back the same", str(path))
     _withdraw(_previous(path))
 
 

@@ -17,7 +17,7 @@ from orderscale_jax.training.workdir import train
 def config_of(seed=5, runs=1):
     config = default_config()
     config.seed, config.runs, config.task.n_digits, config.model.d_model = seed, runs, 20, 16
-    config.train.update(batch_size=32, max_steps=60, eval_every=20, checkpoint_every=20, max_attempts=2)
+    config.train.update(batch_size=32, max_steps=60, eval_every=20, max_attempts=2)
     return config
 
 place, digests = pathlib.Path(sys.argv[1]), {}

@@ -1,6 +1,5 @@
 """Processes that share runs end with the files of one, and none notices when another dies."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from orderscale_jax import checkpoint
+from orderscale_jax import checkpoint, files
 from orderscale_jax.config import default_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.training import shares
@@ -24,12 +23,12 @@ from orderscale_jax.training.workdir import train
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "runs": 3,
+    "save_seconds": 0,
     "task.n_digits": 8,
     "model.d_model": 8,
     "train.batch_size": 16,
     "train.max_steps": 300,
     "train.eval_every": 100,
-    "train.checkpoint_every": 100,
     "train.target_accuracy": 2.0,
     "train.max_attempts": 1,
 }
@@ -53,7 +52,7 @@ def assert_same_files(two: Path, one: Path):
     assert names[0] == names[1] == ["checkpoint", "config.json", "members", "metrics.jsonl", "summary.json"]
     for name in ("config.json", "metrics.jsonl"):
         assert (two / name).read_text() == (one / name).read_text(), name
-    summaries = [json.loads((place / "summary.json").read_text()) for place in (one, two)]
+    summaries = [files.read_note(place / "summary.json") for place in (one, two)]
     assert summaries[1]["placement"] == "2 processes: 2 runs on 1 CPU device; 1 run on 1 CPU device"
     for summary in summaries:
         for name in ("seconds", "steps_per_second", "placement", "checkpoint"):
@@ -84,7 +83,7 @@ def test_to_complete_twice_gives_the_same(alone, tmp_path):
     kept = tmp_path.with_suffix(".kept")
     shutil.copytree(tmp_path / "parts", kept)
     train(config_of(), tmp_path, Share(1, 2))
-    before = json.loads((tmp_path / "summary.json").read_text())
+    before = files.read_note(tmp_path / "summary.json")
     shutil.copytree(kept, tmp_path / "parts")
     (tmp_path / "summary.json").unlink()
     again = train(config_of(), tmp_path, Share(1, 2))
@@ -107,10 +106,10 @@ def test_another_number_of_shares_is_refused(tmp_path):
 def test_shares_of_different_configurations_are_refused(tmp_path):
     train(config_of(), tmp_path, Share(0, 2))
     part = tmp_path / "parts" / "0_of_2" / "part.json"
-    said = json.loads(part.read_text())
+    said = files.read_note(part)
     said["config"]["seed"] = 7  # as if it had been started in the same instant
-    part.write_text(json.dumps(said))
-    with pytest.raises(UserError, match="were given different configurations"):
+    files.write_note(part, said)
+    with pytest.raises(UserError, match="holds a run of another configuration"):
         train(config_of(), tmp_path, Share(1, 2))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -106,14 +107,18 @@ def read_history(checkpoint: str | os.PathLike, seed: int | None = None) -> tupl
     there, `seed` is the one that is meant. Steps are those of the attempt, as in `summary.json`.
 
     Raises:
-      UserError: the log is damaged.
+      UserError: the log is damaged, or it is not the one of the `summary.json` beside it.
     """
     checkpoint = files.place(checkpoint)
     log = files.absolute(checkpoint).parent / "metrics.jsonl"
     if checkpoint.name != "checkpoint" or not log.is_file():
         return ()
+    content, summary = log.read_bytes(), log.with_name("summary.json")
+    written = files.read_json(summary).get("metrics_sha256") if summary.is_file() else None
+    if written not in (None, hashlib.sha256(content).hexdigest()):
+        raise UserError(f"{log} is not what training wrote, as {summary} has it: put back a copy of it")
     attempts: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for number, text in enumerate(log.read_bytes().decode(errors="replace").splitlines(), 1):
+    for number, text in enumerate(content.decode(errors="replace").splitlines(), 1):
         line = _validation(text)
         if line is None:
             raise UserError(
@@ -128,6 +133,7 @@ def read_history(checkpoint: str | os.PathLike, seed: int | None = None) -> tupl
         names = [f"seed {of}"] if len(set(seeds)) > 1 or seeds.count(of) == 1 else []
         names += [f"attempt {attempt}"] if seeds.count(of) > 1 else []
         steps, accuracy, loss = ([line[key] for line in lines] for key in LOGGED[2:])
+        loss = [float("nan") if value is None else value for value in loss]  # of one that diverged
         curves.append(figures.Curve(", ".join(names), steps, accuracy, loss))
     return tuple(curves)
 
@@ -138,4 +144,7 @@ def _validation(text: str) -> dict[str, Any] | None:
         line = json.loads(text)
     except json.JSONDecodeError:
         return None
-    return line if isinstance(line, dict) and line.keys() >= set(LOGGED) else None
+    if not isinstance(line, dict) or not line.keys() >= set(LOGGED):
+        return None
+    kinds = dict.fromkeys(LOGGED, int) | {"val_accuracy": int | float, "val_loss": int | float | None}
+    return line if all(isinstance(line[name], kind) for name, kind in kinds.items()) else None
