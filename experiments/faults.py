@@ -1,0 +1,263 @@
+"""Kills, interrupts and damages what this package writes, and counts what comes of it.
+
+    python -m experiments.faults
+    python -m experiments.faults --kills=5 --terms=2 --flips=100
+
+Real processes of `orderscale train` and `orderscale sweep` get SIGKILL and SIGTERM at random instants and
+are started again until they end; what they leave must be that of a run which nothing disturbed, bit for bit.
+Single bits are flipped in every file of a checkpoint, a state, a work directory and a sweep; nothing that is
+damaged may be read as something else. A line of JSON for each part; exit code 1 if one of them failed.
+Some twenty minutes on 2 CPU cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from orderscale_jax import checkpoint, files
+from orderscale_jax.cli import app, arguments
+from orderscale_jax.errors import UserError
+from orderscale_jax.training.sweep_results import read_results
+
+KILLS = arguments.define(
+    "kills", "int", 50, "SIGKILLs of a training; of a sweep 2/5, of 8 runs together 1/5 of it.", least=0
+)
+TERMS = arguments.define("terms", "int", 20, "SIGTERMs of a training.", least=0)
+FLIPS = arguments.define("flips", "int", 1000, "flipped bits of each kind of thing.", least=0)
+SEED = arguments.define("seed", "int", 0, "of the random instants and bits.", least=0)
+
+ROOT = Path(__file__).parents[1]
+TASK = ["task.n_digits=30", "train.batch_size=256", "train.target_accuracy=1.1"]
+TRAINING = ["train", "--config=two_layer", *(f"--config.{x}" for x in (*TASK, "train.max_attempts=1"))]
+SWEEP = ["sweep", f"--config={ROOT / 'configs/sweeps/batch_recipe_small.py'}"]
+NOT_COMPARED = {"seconds", "steps_per_second", "checkpoint", "placement"}
+
+
+def main():
+    draw = random.Random(SEED.value)
+    with tempfile.TemporaryDirectory(prefix="orderscale_faults_") as folder:
+        parts = [*interruptions(Path(folder), draw), *damages(Path(folder), draw)]
+    if failed := [part["part"] for part in parts if part["failed"]]:
+        raise UserError(f"what must hold does not: {', '.join(failed)}")
+
+
+def interruptions(folder: Path, draw: random.Random) -> Iterator[dict[str, Any]]:
+    """Processes that are killed and interrupted."""
+    one = [*TRAINING, "--config.train.max_steps=60000"]
+    eight = [*TRAINING, "--config.runs=8", "--config.train.max_steps=8000"]
+    often = "--config.save_seconds=1"
+    sweep = [*SWEEP, "--config.seeds=4", "--config.base.train.max_steps=4000", often]
+    for name, command, number, count in (
+        ("SIGKILL, one run", [*one, often], signal.SIGKILL, KILLS.value),
+        ("SIGKILL, one run, saved every 30 s", one, signal.SIGKILL, min(2, KILLS.value)),
+        ("SIGTERM, one run", one, signal.SIGTERM, TERMS.value),
+        ("SIGKILL, 8 runs", [*eight, often], signal.SIGKILL, KILLS.value // 5),
+        ("SIGTERM, 8 runs", eight, signal.SIGTERM, TERMS.value // 5),
+        ("SIGKILL, sweep", sweep, signal.SIGKILL, 2 * KILLS.value // 5),
+        ("SIGTERM, sweep", sweep, signal.SIGTERM, TERMS.value // 5),
+    ):
+        if count:
+            yield told(name, **disturb(folder, command, number, count, draw))
+
+
+def disturb(
+    folder: Path, command: Sequence[str], number: int, count: int, draw: random.Random
+) -> dict[str, Any]:
+    """Sends a signal to a command so often, starting it again, and compares with one left alone.
+
+    Args:
+      folder: exists.
+      command: of `orderscale`, without its work directory.
+      number: of the signal.
+      count: how often it must have met a running process.
+      draw: of the instants.
+
+    Returns:
+      How often it was sent, how many ends differed, how many processes ended in another way than they
+      should, the most steps and seconds of work that were lost, and the longest time from signal to end.
+    """
+    alone = folder / "alone"
+    shutil.rmtree(alone, ignore_errors=True)
+    began = time.monotonic()
+    Process(command, alone).wait(0)
+    whole = time.monotonic() - began
+    expected, found = left(alone), {"signals": 0, "ends": 0, "different": 0, "wrong_exits": 0}
+    lost, slowest = Loss(), 0.0
+    while found["signals"] < count:
+        place = folder / "disturbed"
+        shutil.rmtree(place, ignore_errors=True)
+        while True:
+            process = Process(command, place)
+            is_enough = found["signals"] >= count
+            code = process.wait(0, draw.uniform(0, whole) if not is_enough else None)
+            if code is None:
+                found["signals"] += 1
+                before = lost.logged(place)
+                sent = time.monotonic()
+                code = process.wait(number)
+                slowest = max(slowest, time.monotonic() - sent)
+                lost.note(before if number == signal.SIGKILL else lost.logged(place), process.said)
+                is_right = code == -number or (number != signal.SIGKILL and code in (0, 128 + number))
+                found["wrong_exits"] += not is_right or "Traceback" in process.said
+                continue
+            lost.note(None, process.said)
+            found["wrong_exits"] += code != 0
+            break
+        found["ends"] += 1
+        found["different"] += left(place) != expected
+    failed = found["different"] + found["wrong_exits"] + (number != signal.SIGKILL and lost.steps > 0)
+    return {**found, "lost_steps": lost.steps, "slowest_end_seconds": round(slowest, 1), "failed": failed}
+
+
+class Loss:
+    """The most steps that were logged and had to be trained again."""
+
+    def __init__(self):
+        self.steps, self._logged = 0, None
+
+    def logged(self, place: Path) -> int | None:
+        """The last step in the log of one run."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (place / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith(b"\n")]
+            return json.loads(whole[-1])["total_steps"] if whole else None
+
+    def note(self, logged: int | None, said: str):
+        """Takes in what a process said of the state it went on from, and what it has logged itself."""
+        if self._logged is not None:
+            found = re.search(r"going on from step (\d+)", said)
+            self.steps = max(self.steps, self._logged - (int(found[1]) if found else 0))
+        self._logged = logged
+
+
+class Process:
+    """A running command of this clone."""
+
+    def __init__(self, command: Sequence[str], workdir: Path, **options: Any):
+        variables = {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "orderscale_jax", *command, f"--workdir={workdir}"],
+            env=os.environ | variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        self.said = ""
+
+    def wait(self, number: int, timeout: float | None = None) -> int | None:
+        """Sends a signal, unless it is 0; the exit code, or None after so many seconds without one."""
+        if number:
+            self._process.send_signal(number)
+        try:
+            _, self.said = self._process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        return self._process.returncode
+
+
+def left(workdir: Path) -> dict[str, Any]:
+    """What a training or a sweep has left, without what differs between two of the same."""
+    found: dict[str, Any] = {"names": sorted(entry.name for entry in workdir.iterdir())}
+    if (workdir / "results.csv").exists():
+        return {**found, "rows": [_comparable(row) for row in read_results(workdir / "results.csv")]}
+    summary = files.read_note(workdir / "summary.json")
+    runs = [_comparable(run) for run in summary.pop("runs", [])]
+    log = (workdir / "metrics.jsonl").read_text()
+    return {**found, "summary": _comparable(summary), "runs": runs, "log": log}
+
+
+def _comparable(said: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name not in NOT_COMPARED}
+
+
+def damages(folder: Path, draw: random.Random) -> Iterator[dict[str, Any]]:
+    """Flipped bits in all that a small training and a small sweep leave."""
+    if not FLIPS.value:
+        return
+    logging.set_verbosity(logging.FATAL)
+    for name, place, read in readers(folder):
+        yield told(f"flipped bits, {name}", **flip(place, read, FLIPS.value, draw))
+
+
+def readers(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], Any]]]:
+    """Things to damage: their name, the file or directory, and what is read from it."""
+    from orderscale_jax.checkpoint import PRETRAINED
+
+    shutil.copytree(PRETRAINED / "two_layer", folder / "checkpoint")
+    yield "checkpoint", folder / "checkpoint", read_checkpoint
+    model, _ = checkpoint.load_checkpoint(folder / "checkpoint")
+    state = {"arrays": checkpoint.named_arrays(model)}
+    checkpoint.save_state(folder / "states", 7, state, {"seconds": 1.5})
+    yield "state", folder / "states", lambda place: read_state(place, state)
+    shutil.copyfile(ROOT / "experiments/results/batch_recipe_small.csv", folder / "results.csv")
+    yield "results of a sweep", folder / "results.csv", read_results
+
+
+def read_checkpoint(place: Path) -> Any:
+    model, config = checkpoint.load_checkpoint(place)
+    return checkpoint.weight_digest(checkpoint.named_arrays(model)), config.to_json()
+
+
+def read_state(place: Path, like: Any) -> Any:
+    found = checkpoint.restore_latest(place, like)
+    if found is None:
+        return None
+    step, state, metadata = found
+    return step, checkpoint.weight_digest(state["arrays"]), metadata
+
+
+def flip(place: Path, read: Callable[[Path], Any], count: int, draw: random.Random) -> dict[str, Any]:
+    """Flips single bits, one at a time, of files below `place`, each file as often as another.
+
+    Returns:
+      How many bits were flipped, how often that was refused in one sentence, was read as what it was,
+      was read as something else, or ended in another error.
+    """
+    expected = read(place)
+    found = {"flips": count, "refused": 0, "read_the_same": 0, "read_as_another": 0, "other_errors": 0}
+    there = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
+    there = [file for file in there if file.stat().st_size]
+    for i in range(count):
+        file = there[i % len(there)]
+        content = file.read_bytes()
+        bit = draw.randrange(8 * len(content))
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        try:
+            found["read_the_same" if read(place) == expected else "read_as_another"] += 1
+        except UserError as error:
+            found["refused" if "\n" not in str(error) else "other_errors"] += 1
+        except Exception:
+            found["other_errors"] += 1
+        finally:
+            file.write_bytes(content)
+    return {**found, "failed": found["read_as_another"] + found["other_errors"]}
+
+
+def told(part: str, **found: Any) -> dict[str, Any]:
+    """Prints a line of JSON and returns it."""
+    line = {"part": part, **found, "failed": bool(found["failed"])}
+    print(json.dumps(line), flush=True)
+    return line
+
+
+if __name__ == "__main__":
+    with app.guard():
+        app.run(sys.modules[__name__], ["python -m experiments.faults", *sys.argv[1:]])
