@@ -97,51 +97,47 @@ def disturb(
     Process(command, alone).wait(0)
     whole = time.monotonic() - began
     expected, found = left(alone), {"signals": 0, "ends": 0, "different": 0, "wrong_exits": 0}
-    lost, slowest = Loss(), 0.0
+    lost, slowest = 0, 0.0
     while found["signals"] < count:
-        place = folder / "disturbed"
+        place, loss = folder / "disturbed", Loss()
         shutil.rmtree(place, ignore_errors=True)
         while True:
             process = Process(command, place)
-            is_enough = found["signals"] >= count
-            code = process.wait(0, draw.uniform(0, whole) if not is_enough else None)
-            if code is None:
+            code = process.wait(0, draw.uniform(0, whole) if found["signals"] < count else None)
+            was_met = code is None
+            if was_met:
                 found["signals"] += 1
-                before = lost.logged(place)
                 sent = time.monotonic()
                 code = process.wait(number)
                 slowest = max(slowest, time.monotonic() - sent)
-                lost.note(before if number == signal.SIGKILL else lost.logged(place), process.said)
-                is_right = code == -number or (number != signal.SIGKILL and code in (0, 128 + number))
-                found["wrong_exits"] += not is_right or "Traceback" in process.said
-                continue
-            lost.note(None, process.said)
-            found["wrong_exits"] += code != 0
-            break
+            loss.note(place, process.said)
+            codes = {0, -number} if number == signal.SIGKILL else {0, -number, 128 + number}
+            found["wrong_exits"] += code not in (codes if was_met else {0}) or "Traceback" in process.said
+            if not was_met:
+                break
+        lost = max(lost, loss.steps)
         found["ends"] += 1
         found["different"] += left(place) != expected
-    failed = found["different"] + found["wrong_exits"] + (number != signal.SIGKILL and lost.steps > 0)
-    return {**found, "lost_steps": lost.steps, "slowest_end_seconds": round(slowest, 1), "failed": failed}
+    failed = found["different"] + found["wrong_exits"] + (number != signal.SIGKILL and lost > 0)
+    return {**found, "lost_steps": lost, "slowest_end_seconds": round(slowest, 1), "failed": failed}
 
 
 class Loss:
-    """The most steps that were logged and had to be trained again."""
+    """The most steps that one run had logged and had to train again."""
 
     def __init__(self):
-        self.steps, self._logged = 0, None
+        self.steps, self._logged = 0, 0
 
-    def logged(self, place: Path) -> int | None:
-        """The last step in the log of one run."""
+    def note(self, place: Path, said: str):
+        """Takes in what a process has logged, and what it said of the state it went on from."""
+        logged = 0
         with contextlib.suppress(FileNotFoundError):
             lines = (place / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith(b"\n")]
-            return json.loads(whole[-1])["total_steps"] if whole else None
-
-    def note(self, logged: int | None, said: str):
-        """Takes in what a process said of the state it went on from, and what it has logged itself."""
-        if self._logged is not None:
-            found = re.search(r"going on from step (\d+)", said)
-            self.steps = max(self.steps, self._logged - (int(found[1]) if found else 0))
+            logged = max([0, *(json.loads(line)["total_steps"] for line in lines if line.endswith(b"\n"))])
+        if found := re.search(r"going on from step (\d+)", said):
+            self.steps = max(self.steps, self._logged - int(found[1]))
+        elif logged < self._logged:
+            self.steps = max(self.steps, self._logged)  # it began again
         self._logged = logged
 
 
