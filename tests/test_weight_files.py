@@ -295,9 +295,10 @@ def test_archives_that_claim_too_much_are_refused(tmp_path, name):
     content = bytearray(path.read_bytes())
     entry = content.rfind(b"PK\1\2")
     content[entry + 16 : entry + 20] = struct.pack("<I", zlib.crc32(bytes(10)) ^ 1)
-    content[entry + 24 : entry + 28] = struct.pack("<I", 10)  # smaller than what it unpacks to
-    path.write_bytes(content)
-    assert_refused(path, "is damaged")
+    for size in (10, 0):  # smaller than what it unpacks to
+        content[entry + 24 : entry + 28] = struct.pack("<I", size)
+        path.write_bytes(content)
+        assert_refused(path, "is damaged")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
