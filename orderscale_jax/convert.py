@@ -9,10 +9,8 @@ Dimensions: D model, H heads, C head, T positions, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,10 @@ from flax import nnx
 
 from orderscale_jax.checkpoint import from_named_arrays, named_arrays
 from orderscale_jax.config import default_config
-from orderscale_jax.errors import MissingPackage, UserError
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import ListTransformer, ModelConfig, frozen_projections
 from orderscale_jax.model.config import FROZEN_HEADS
+from orderscale_jax.weight_files import read_npz, read_torch
 
 FROZEN_TOLERANCE = 1e-5  # how far an array may lie from the identity slice and still be frozen
 BUFFERS = ("mask", "IGNORE")  # constants that TransformerLens stores beside the weights
@@ -34,18 +33,15 @@ BUFFERS = ("mask", "IGNORE")  # constants that TransformerLens stores beside the
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a published checkpoint: a PyTorch `state_dict`, or `.npz` with the same names.
 
-    A `.pt` is read as data only: a file that would run code when unpickled is refused. It needs
-    PyTorch; `.npz` does not.
+    A file is read as data only, and PyTorch is not needed: nothing in it is run.
 
     Raises:
       FileNotFoundError: there is no such file.
-      UserError: the file is not a checkpoint.
-      ModuleNotFoundError: PyTorch is needed and not installed.
+      UserError: the file is no checkpoint, is damaged, or holds a tensor that is no plain array.
+      OSError: the system refuses.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    return _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    return read_npz(path) if path.suffix == ".npz" else read_torch(path)
 
 
 def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[ListTransformer, ml_collections.ConfigDict]:
@@ -119,9 +115,14 @@ def _infer(arrays: Mapping[str, np.ndarray]) -> ModelConfig:
 
 def _written_out(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every array that a published `state_dict` of this shape holds."""
-    everything = dataclasses.replace(config, bias=True, learn_wv=True, learn_wo=True)
-    state = nnx.state(nnx.eval_shape(lambda: ListTransformer(everything, rngs=nnx.Rngs(0))))
-    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+    one_layer = dataclasses.replace(config, n_layers=1, bias=True, learn_wv=True, learn_wo=True)
+    state = nnx.state(nnx.eval_shape(lambda: ListTransformer(one_layer, rngs=nnx.Rngs(0))))
+    shapes = {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+    return {
+        name.replace("blocks.0.", f"blocks.{layer}."): shape
+        for name, shape in shapes.items()
+        for layer in range(config.n_layers if name.startswith("blocks.0.") else 1)
+    }
 
 
 def _check_shapes(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]):
@@ -172,42 +173,10 @@ def _as_float32(name: str, array: Any) -> np.ndarray:
     array = np.asarray(array)
     if not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"array {name} holds {array.dtype}, expected floating-point numbers")
-    array = array.astype(np.float32)
+    if not array.size:
+        raise UserError(f"array {name} is empty, with shape {list(array.shape)}")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise UserError(f"array {name} holds numbers that are not finite")
     return array
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    content = path.read_bytes()  # what the system refuses is not damage
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # zipfile and NumPy raise a dozen types for files that are not theirs
-        raise UserError(f"{path} is not an .npz file of plain arrays") from error
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"reading {path} needs PyTorch: install orderscale-jax[torch], or give the same arrays as .npz"
-        ) from error
-    content = path.read_bytes()  # what the system refuses is not damage
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about files that are then refused
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for files that are not its own
-        raise UserError(
-            f"{path} is not a PyTorch state_dict of plain tensors, or is damaged; nothing in it was run"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(x, torch.Tensor) for x in state.values()):
-        raise UserError(f"{path} holds something else than a state_dict, which maps names to tensors")
-    try:
-        return {
-            str(name): (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
-            for name, tensor in state.items()
-        }
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, or without values
-        raise UserError(f"{path} holds a tensor that is no plain array of numbers") from error

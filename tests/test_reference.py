@@ -101,7 +101,6 @@ def test_the_torch_file_holds_the_same_model(case):
     path = REFERENCE / f"{case.name}.pt"
     if not path.is_file():
         pytest.skip(f"there is no {path.name}")
-    pytest.importorskip("torch", reason="reading a .pt file needs PyTorch")
     model, _ = from_torch(read_arrays(path))
     assert model.config == case.model.config
     ours, theirs = named_arrays(model), named_arrays(case.model)

@@ -3,7 +3,8 @@
     orderscale import-torch --source=2layer_100dig_64d.pt --output=runs/theirs
 
 The variant (layers, heads, list length, LayerNorm, biases, learned projections)
-is read off the arrays. .npz files with the same arrays need no PyTorch.
+is read off the arrays. .npz files with the same arrays do as well. PyTorch is
+not needed, and a damaged file is refused.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def read_published(folder: Path) -> dict[str, Results]:
     """Results of the published checkpoints in a folder, by `two_layer` and `three_layer`.
 
     Files of another kind, such as stored activations, are left out; so is a `.pt` beside the same
-    arrays as `_weights.npz`, which needs no PyTorch.
+    arrays as `_weights.npz`.
 
     Raises:
       UserError: a file is damaged, or there is no published checkpoint.
