@@ -129,10 +129,8 @@ def test_tokens_hold_the_list_and_wrong_digits_are_refused(n_lists, list_len, n_
     assume(n_lists)
 
     smallest, largest = np.iinfo(kind).min, np.iinfo(kind).max
-    wrong = [
-        digit for digit in (-1, n_digits, n_digits + 1, smallest, largest) if smallest <= digit <= largest
-    ]
-    wrong = data.draw(st.sampled_from([digit for digit in wrong if not 0 <= digit < n_digits]))
+    wrong = [digit for digit in (-1, n_digits, n_digits + 1, largest) if smallest <= digit <= largest]
+    wrong = data.draw(st.sampled_from(wrong + [smallest] * (smallest < 0)))
     lists[data.draw(st.integers(0, n_lists - 1)), data.draw(st.integers(0, list_len - 1))] = wrong
     for check in (
         functools.partial(tokens, n_digits=n_digits),
@@ -202,14 +200,8 @@ def test_edges_and_live_edges_are_as_described(graph):
 def spellings(graph, edge):
     """One edge in the forms in which it can be given."""
     name = graph.label(edge)
-    return [
-        edge,
-        tuple(edge),
-        list(edge),
-        np.array(edge),
-        name,
-        name.replace(" ", "\u00a0").replace("<-", "←"),
-    ]
+    printed = name.replace(" ", "\u00a0").replace("<-", "←")
+    return [edge, tuple(edge), list(edge), np.array(edge), name, printed]
 
 
 @st.composite
@@ -247,13 +239,13 @@ def test_an_edge_that_does_not_exist_is_refused(graph, given):
     st.integers(-2, 12) | ragged | st.text("SEPod123", max_size=3) | st.sampled_from(["o1", "d1", "SEP"]),
 )
 def test_a_position_is_its_number_or_its_name(graph, given):
-    named = dict(zip(graph.names, range(graph.n_positions), strict=True))
+    whole = isinstance(given, int) and 0 <= given < graph.n_positions
     try:
-        assert graph.position(given) == (named[given] if isinstance(given, str) else given)
+        found = graph.position(given)
     except UserError as error:
-        assert "\n" not in str(error)
-        assert given not in graph.names
-        assert not isinstance(given, int) or not 0 <= given < graph.n_positions
+        assert not whole and given not in graph.names and "\n" not in str(error)
+    else:
+        assert found == given if whole else graph.names[found] == given
 
 
 # Interventions
@@ -299,7 +291,6 @@ def interventions(config, **fields):
         "residuals": np.zeros((L + 1, N_LISTS, T, config.d_model), np.float32),
         "residuals_at": np.zeros((L + 1, T), bool),
     }
-    assert fields.keys() <= blank.keys()
     return Interventions(**{name: np.broadcast_to(fields.get(name, x), x.shape) for name, x in blank.items()})
 
 
@@ -358,10 +349,8 @@ def seen(graph, edges, given):
         carried = [set() if given[layer, p] else digits for p, digits in enumerate(carried)]
         found.append(carried)
         if layer < graph.n_layers:
-            read = [
-                [e.key for e in graph.reads(layer, p) if e not in edges] for p in range(graph.n_positions)
-            ]
-            carried = [carried[p].union(*(carried[key] for key in keys)) for p, keys in enumerate(read)]
+            reads = [set(graph.reads(layer, p)) - set(edges) for p in range(graph.n_positions)]
+            carried = [digits.union(*(carried[e.key] for e in reads[p])) for p, digits in enumerate(carried)]
     return found
 
 
@@ -402,10 +391,8 @@ def test_weights_of_edges_that_are_not_live_change_no_bit(config, rng, renormali
     keep = rng.choice(np.array([0, 0.5, 1, 3], np.float32), shape)  # also where there is no edge at all
     for layer, query, key in graph.live_edges:
         keep[layer, :, query, key] = 1
-    intact, changed = (
-        run(config, params, lists, interventions(config, keep=weights, renormalize=renormalize))[0]
-        for weights in (1, keep)
-    )
+    weighed = interventions(config, keep=keep, renormalize=renormalize)
+    intact, changed = (run(config, params, lists, x)[0] for x in (interventions(config), weighed))
     assert_same(changed, intact)
 
 
@@ -444,9 +431,8 @@ def test_both_forms_agree_whatever_is_weighed_and_shifted(case, rng, share):
     patterns[last] = jax.nn.softmax(scores + np.pad(shift, (n, 1)))
     at = np.zeros((config.n_layers, config.n_positions, config.n_positions), bool)
     at[last, n + 1 :] = True
-    logits, trace = run(
-        config, params, lists, interventions(config, patterns=patterns, patterns_at=at, **weighed)
-    )
+    changes = interventions(config, patterns=patterns, patterns_at=at, **weighed)
+    logits, trace = run(config, params, lists, changes)
     found, attended = run_in_scales(config, renormalize, params, lists, keep, shift)
     assert_close(found, logits)
     assert attended.keys() == {(edge.layer, edge.query) for edge in graph.live_edges}
@@ -456,22 +442,15 @@ def test_both_forms_agree_whatever_is_weighed_and_shifted(case, rng, share):
 
 
 @examples(60)
-@given(
-    st.sampled_from(CONFIGS).flatmap(
-        lambda config: st.tuples(st.just(config), graphs_and_edges(st.just(config.graph)))
-    ),
-    st.data(),
-)
-def test_a_cut_is_a_set_of_edges(case, data):
-    config, (graph, edges, given) = case
+@given(st.sampled_from(CONFIGS), st.data())
+def test_a_cut_is_a_set_of_edges(config, data):
+    graph, edges, given = data.draw(graphs_and_edges(st.just(config.graph)))
     head = data.draw(st.none() | st.integers(0, config.n_heads - 1))
     weights = keep_weights(config, given, head=head)
     heads = range(config.n_heads) if head is None else [head]
     whole = np.broadcast_to(weights, (config.n_layers, config.n_heads, *weights.shape[2:]))
     expected = {(edge.layer, h, edge.query, edge.key) for edge in edges for h in heads}
-    assert (
-        set(map(tuple, np.argwhere(whole == 0).tolist())) == expected and ((whole == 0) | (whole == 1)).all()
-    )
+    assert set(map(tuple, np.argwhere(whole != 1).tolist())) == expected and not whole[whole != 1].any()
     assert_same(cut(config, data.draw(st.permutations(given)), head=head).keep, weights)
     values = dict(zip(dict.fromkeys(edges), itertools.count(2)))
     named = {data.draw(st.sampled_from([edge, graph.label(edge)])): value for edge, value in values.items()}
@@ -479,7 +458,7 @@ def test_a_cut_is_a_set_of_edges(case, data):
 
 
 @examples(20)
-@given(st.sampled_from(CONFIGS), generators, st.data())
+@given(st.sampled_from(CONFIGS[::2]), generators, st.data())
 def test_a_patch_is_the_residual_of_the_donors_at_one_place(config, rng, data):
     graph, params, lists = config.graph, drawn_weights(config, rng), drawn_lists(config, rng)
     layer = data.draw(st.integers(0, config.n_layers))
@@ -509,8 +488,7 @@ def arrays(draw):
     """An array whose bits may be any, of what is in a training state."""
     shape = tuple(draw(st.lists(st.integers(1, 3), max_size=3)))
     words = st.sampled_from(WORDS) | st.integers(0, 2**32 - 1)
-    bits = np.array(draw(st.lists(words, min_size=9, max_size=9)), np.uint32)
-    bits = np.resize(bits, shape)
+    bits = np.resize(np.array(draw(st.lists(words, min_size=9, max_size=9)), np.uint32), shape)
     kind = draw(st.sampled_from([np.float32, np.int32, np.uint32, bool]))
     array = bits % 2 == 1 if kind is bool else bits.view(kind)
     return draw(st.sampled_from([np.asarray, jnp.asarray]))(array)
@@ -532,7 +510,7 @@ def bits_of(array):
     return array.dtype, array.shape, array.tobytes()
 
 
-@examples(25)
+@examples(20)
 @given(states, st.integers(0, 10**10))
 def test_any_state_comes_back_bit_for_bit(state, step):
     with tempfile.TemporaryDirectory() as folder:
@@ -553,16 +531,14 @@ def test_the_last_two_states_are_kept_in_whatever_order_they_come(steps):
             save_state(folder, step, {"turn": np.int32(turn)}, {})
             kept = {other: at for other, at in kept.items() if other < step} | {step: turn}
             kept = dict(sorted(kept.items())[-2:])
-            assert sorted(int(entry.name.removeprefix("step_")) for entry in Path(folder).iterdir()) == list(
-                kept
-            )
+            assert {int(entry.name.removeprefix("step_")) for entry in Path(folder).iterdir()} == kept.keys()
             found, state, _ = restore_latest(folder, {"turn": np.int32(0)})
             assert (found, int(state["turn"])) == (step, turn)
 
 
 @st.composite
 def models(draw):
-    """A model of any variant, whose weights are finite and none zero throughout."""
+    """A model of any variant, whose weights may be any that are finite."""
     n_heads = draw(st.sampled_from([1, 2]))
     switches = {name: draw(truth) for name in ("layer_norm", "bias", "learn_wv", "learn_wo", "mlp")}
     config = ModelConfig(
@@ -577,19 +553,17 @@ def models(draw):
     rng = draw(generators)
 
     def fill(leaf):
-        values = drawn(rng, *leaf.shape)
-        return np.where(
-            rng.random(leaf.shape) < 0.3, rng.choice(np.array(FINITE, np.float32), leaf.shape), values
-        )
+        odd = rng.choice(np.array(FINITE, np.float32), leaf.shape)
+        return np.where(rng.random(leaf.shape) < 0.3, odd, drawn(rng, *leaf.shape))
 
     return bind(config, jax.tree.map(fill, shapes(config)))
 
 
 def bits_of_model(model):
-    return {name: bits_of(array) for name, array in named_arrays(model).items()}
+    return jax.tree.map(bits_of, named_arrays(model))
 
 
-@examples(10)
+@examples(8)
 @given(models(), seeds)
 def test_any_model_comes_back_bit_for_bit(model, seed):
     config = default_config()
@@ -603,7 +577,7 @@ def test_any_model_comes_back_bit_for_bit(model, seed):
     assert loaded_config.seed == seed
 
 
-@examples(15)
+@examples(12)
 @given(models())
 def test_any_model_goes_out_and_comes_back(model):
     published = to_torch(model)
@@ -612,6 +586,4 @@ def test_any_model_goes_out_and_comes_back(model):
     if config.n_heads == 1 or (config.learn_wv and config.learn_wo):
         config = dataclasses.replace(config, frozen_heads="shared")  # which says nothing, and is not written
     assert found.config == config and bits_of_model(found) == bits_of_model(model)
-    assert {name: bits_of(array) for name, array in to_torch(found).items()} == {
-        name: bits_of(array) for name, array in published.items()
-    }
+    assert jax.tree.map(bits_of, to_torch(found)) == jax.tree.map(bits_of, published)
