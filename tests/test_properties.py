@@ -310,7 +310,7 @@ def assert_close(found, expected):
 
 @examples(15)
 @given(st.sampled_from(CONFIGS), generators, truth)
-def test_what_is_put_nowhere_changes_nothing(config, rng, renormalize):
+def test_what_is_put_nowhere_changes_no_bit(config, rng, renormalize):
     params, lists = drawn_weights(config, rng), drawn_lists(config, rng)
     L, H, T, D = config.n_layers, config.n_heads, config.n_positions, config.d_model
     intact = run(config, params, lists, interventions(config))
