@@ -469,6 +469,7 @@ def test_a_patch_is_the_residual_of_the_donors_at_one_place(config, rng, data):
     fields = {"residuals": given.residuals, "residuals_at": given.residuals_at}
     intact, donated = (run(config, params, x, interventions(config))[1] for x in (lists, donors))
     patched = run(config, params, lists, interventions(config, **fields))[1]
+    assert np.argwhere(given.residuals_at).tolist() == [[layer, position]]
     assert_close(given.residuals, donated.residuals)
     assert_same(patched.residuals[layer, :, position], given.residuals[layer, :, position])
     elsewhere = np.arange(config.n_positions) != position
