@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from orderscale_jax import task
+from orderscale_jax.errors import UserError
 from orderscale_jax.task import TaskConfig, check_lists, make_split, tokens, torch_randperm
 
 
@@ -248,6 +249,13 @@ def test_a_split_without_one_side_is_refused():
 def test_lists_that_do_not_fit(lists, said):
     with pytest.raises(ValueError, match=said):
         check_lists(lists, list_len=2, n_digits=10)
+
+
+@pytest.mark.parametrize("lists", [[], [3, 1], [[3, 1], [2]], [[], []], np.zeros((0, 0), int), None])
+def test_what_is_no_list_has_no_tokens(lists):
+    with pytest.raises(UserError, match=r"lists must have shape \[B, n\], got "):
+        tokens(lists, n_digits=10)
+    assert tokens(np.zeros((0, 2), int), n_digits=10).shape == (0, 5)
 
 
 def test_lists_that_fit():
