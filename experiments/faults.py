@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import re
@@ -27,12 +28,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
+import ml_collections
+import numpy as np
 
-from orderscale_jax import checkpoint, files
+from orderscale_jax import checkpoint, convert, files, report
 from orderscale_jax.cli import app, arguments
+from orderscale_jax.config import default_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.training.sweep_results import read_results
+from orderscale_jax.training.workdir import train
 
 KILLS = arguments.define(
     "kills", "int", 50, "SIGKILLs of a training; of a sweep 2/5, of 8 runs together 1/5 of it.", least=0
@@ -186,23 +190,51 @@ def damages(folder: Path, draw: random.Random) -> Iterator[dict[str, Any]]:
     """Flipped bits in all that a small training and a small sweep leave."""
     if not FLIPS.value:
         return
-    logging.set_verbosity(logging.FATAL)
+    logging.getLogger("orderscale_jax").setLevel(logging.ERROR)  # of a thousand damages
     for name, place, read in readers(folder):
         yield told(f"flipped bits, {name}", **flip(place, read, FLIPS.value, draw))
 
 
 def readers(folder: Path) -> Iterator[tuple[str, Path, Callable[[Path], Any]]]:
     """Things to damage: their name, the file or directory, and what is read from it."""
-    from orderscale_jax.checkpoint import PRETRAINED
-
-    shutil.copytree(PRETRAINED / "two_layer", folder / "checkpoint")
+    shutil.copytree(checkpoint.PRETRAINED / "two_layer", folder / "checkpoint")
     yield "checkpoint", folder / "checkpoint", read_checkpoint
     model, _ = checkpoint.load_checkpoint(folder / "checkpoint")
     state = {"arrays": checkpoint.named_arrays(model)}
     checkpoint.save_state(folder / "states", 7, state, {"seconds": 1.5})
     yield "state", folder / "states", lambda place: read_state(place, state)
-    shutil.copyfile(ROOT / "experiments/results/batch_recipe_small.csv", folder / "results.csv")
+    config = small_config()
+    train(config, folder / "training")
+    yield "work directory", folder / "training", lambda place: read_training(place, config)
+    shutil.copyfile(ROOT / "experiments/results/transition_step.csv", folder / "results.csv")
     yield "results of a sweep", folder / "results.csv", read_results
+    published = convert.to_torch(model)
+    np.savez(folder / "weights.npz", **published)
+    yield ".npz", folder / "weights.npz", read_weights
+    with contextlib.suppress(ModuleNotFoundError):
+        import torch
+
+        torch.save({name: torch.tensor(array) for name, array in published.items()}, folder / "weights.pt")
+        yield ".pt", folder / "weights.pt", read_weights
+
+
+def small_config() -> ml_collections.ConfigDict:
+    """Some seconds of training."""
+    config = default_config()
+    config.task.n_digits, config.model.d_model = 8, 8
+    config.train.update(batch_size=16, max_steps=20, eval_every=5, max_attempts=1)
+    return config
+
+
+def read_training(place: Path, config: ml_collections.ConfigDict) -> Any:
+    history = [vars(curve) for curve in report.read_history(place / "checkpoint")]
+    return train(config, place), history
+
+
+def read_weights(place: Path) -> Any:
+    return checkpoint.weight_digest(
+        checkpoint.named_arrays(convert.from_torch(convert.read_arrays(place))[0])
+    )
 
 
 def read_checkpoint(place: Path) -> Any:

@@ -190,6 +190,9 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
     if place.exists() and not _is_ours(place):  # what is left of a damaged state that was passed over
         _clear(place)
     _write(place, _flatten(state), {"metadata": dict(metadata)})
+    if not files.is_remote(directory):
+        for left in directory.glob(".step_*.partial*"):  # by a process that was killed while saving
+            shutil.rmtree(left, ignore_errors=True)
     steps = _steps(directory)
     kept = [other for other in steps if other <= step][-KEPT_STATES:]
     for other in set(steps) - set(kept):
