@@ -121,8 +121,8 @@ def handled() -> Iterator[OnSignal]:
     try:
         yield wanted
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # of a process that is ending, the next one is its end
+            signal.signal(number, handler if wanted.signal is None else signal.SIG_DFL)
         signal.set_wakeup_fd(woken)
         theirs.close()
         watcher.join()

@@ -1,0 +1,377 @@
+"""Signals, a full disk, failing hardware, damage: nothing is lost, and nothing is read as something else.
+
+`python -m experiments.faults` does the same at random instants and a thousand times.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import faults
+from orderscale_jax import checkpoint, files
+from orderscale_jax.checkpoint import restore_latest, save_state
+from orderscale_jax.errors import UserError
+from orderscale_jax.training import owner, workdir
+from orderscale_jax.training.interruption import Interrupted, Interruption
+from orderscale_jax.training.workdir import train
+
+LONG = 4_000  # steps: some seconds
+OPTIONS = ["--config.task.n_digits=8", "--config.model.d_model=8", "--config.train.batch_size=16"]
+OPTIONS += [f"--config.train.{x}" for x in (f"max_steps={LONG}", "max_attempts=1", "target_accuracy=1.1")]
+TRAINING = ["train", "--config=two_layer", *OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    """What can be damaged, by name: its place, and what is read from it."""
+    found = faults.readers(tmp_path_factory.mktemp("things"))
+    return {name: (place, read) for name, place, read in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "flips"),
+    [
+        ("checkpoint", 60),
+        ("state", 60),
+        ("work directory", 60),
+        ("results of a sweep", 40),
+        (".npz", 40),
+        (".pt", 40),
+    ],
+)
+def test_nothing_damaged_is_read_as_something_else(things, name, flips):
+    if name not in things:
+        pytest.skip("needs PyTorch")
+    found = faults.flip(*things[name], flips, random.Random(0))
+    assert found["failed"] == 0 and found["refused"] >= 0.8 * flips, found
+
+
+def wait_for(condition, process=None):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def start(place, *more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "orderscale_jax", *TRAINING, f"--workdir={place}", *more],
+        env=os.environ | {"PYTHONPATH": str(faults.ROOT), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def logged(place):
+    return [json.loads(line)["total_steps"] for line in (place / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_is_told_to_end_saves_and_goes_on(tmp_path):
+    """SIGTERM, then SIGHUP, then nothing, against one that nothing disturbed."""
+    place, steps, log = tmp_path / "run", [], tmp_path / "run" / "metrics.jsonl"
+
+    def size():
+        return log.stat().st_size if log.exists() else 0
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        before = size()
+        with start(place) as process:
+            wait_for(lambda before=before: size() > before, process)
+            process.send_signal(number)
+            out, err = process.communicate()
+        assert (process.returncode, out) == (128 + number, ""), err
+        found = re.search(r"error: stopped after step ([\d,]+), which is saved in .*; the same command", err)
+        steps.append(int(found[1].replace(",", "")))
+        assert logged(place)[-1] == steps[-1] and "Traceback" not in err
+    assert 0 < steps[0] < steps[1] < LONG and f"going on from step {steps[0]}," in err
+    with start(place) as process, start(tmp_path / "alone") as alone:
+        said = process.communicate(), alone.communicate()
+    assert f"going on from step {steps[1]}," in said[0][1] and process.returncode == alone.returncode == 0
+    assert faults.left(place) == faults.left(tmp_path / "alone")
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path):
+    """In a stretch that would take very long; and before it, as soon as the directory has an owner."""
+    more = "--config.train.max_steps=100000000", "--config.train.eval_every=100000000"
+    with start(tmp_path / "run", *more) as process:
+        wait_for((tmp_path / "run" / ".owner").exists, process)
+        with start(tmp_path / "run") as second:
+            said = second.communicate()
+        assert (second.returncode, said[0]) == (1, "") and said[1].count("\n") == 1, said
+        assert f"is in use by process {process.pid} on " in said[1]
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT) and out == "" and "Traceback" not in err, err
+    assert "nothing after the last saved state is kept" in err or "error: interrupted" in err
+    assert not (tmp_path / "run" / "config.json").exists()  # it claims nothing
+
+
+class AfterFirst(Interruption):
+    is_wanted = True
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+    config = faults.small_config()
+    for step in (5, 10, 15):
+        with pytest.raises(Interrupted, match=f"stopped after step {step}, which is saved in"):
+            train(config, tmp_path / "run", interruption=AfterFirst())
+        assert logged(tmp_path / "run")[-1] == step
+    train(config, tmp_path / "run", interruption=AfterFirst())
+    train(config, tmp_path / "alone")
+    assert faults.left(tmp_path / "run") == faults.left(tmp_path / "alone")
+
+
+def test_one_owner_at_a_time(tmp_path):
+    """And what a killed one leaves owns nothing."""
+    (tmp_path / ".owner").write_text('{"host": "elsewhere", "pid": 1, "since": "long ago"}')
+    with owner.owned(tmp_path):
+        with pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "), owner.owned(tmp_path):
+            pass
+        with owner.owned(tmp_path, ".owner_0_of_2"):
+            pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(owner.fcntl, "flock", refuse)
+    with owner.owned(tmp_path):
+        assert "cannot be locked here: make sure that no other process writes there" in caplog.text
+    assert not any(tmp_path.iterdir())
+
+
+STATE = {"x": np.random.default_rng(0).normal(size=(100, 1000))}  # 800 kB
+
+
+@contextlib.contextmanager
+def full_disk():
+    """No file may grow beyond 100 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_on_a_full_disk_the_last_state_stays(tmp_path, capfd):
+    """One error, nothing half-written; and it goes on when there is room."""
+    save_state(tmp_path, 1, STATE, {})
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with full_disk(), pytest.raises(OSError, match="File too large") as error:
+        save_state(tmp_path, 2, STATE, {})
+    assert error.value.filename == str(tmp_path / "step_000000002")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert restore_latest(tmp_path, STATE)[0] == 1
+    save_state(tmp_path, 2, STATE, {})
+    assert restore_latest(tmp_path, STATE)[0] == 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_log_on_a_full_disk_is_named(tmp_path):
+    with files.Growing(tmp_path / "log") as log:
+        log.add("x" * 90_000)
+        with full_disk(), pytest.raises(OSError, match="File too large") as error:
+            log.add("x" * 20_000)
+    assert error.value.filename == str(tmp_path / "log")
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_what_the_hardware_refuses_loses_nothing(tmp_path, monkeypatch, call):
+    save_state(tmp_path, 1, STATE, {})
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
+        patch.setattr(*((os, "fsync") if call == "fsync" else (Path, "rename")), fail)
+        save_state(tmp_path, 2, STATE, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step_000000001"]
+    assert restore_latest(tmp_path, STATE)[0] == 1
+
+
+def test_what_is_not_read_back_the_same_replaces_nothing(tmp_path, monkeypatch):
+    save_state(tmp_path, 1, STATE, {})
+    write, damaged = checkpoint._sums, []
+
+    def damage(path):
+        sums = write(path)
+        largest = max((path / "arrays").rglob("d/*"), key=lambda file: file.stat().st_size)
+        damaged.append(largest)
+        largest.write_bytes(largest.read_bytes()[:-1])
+        return sums
+
+    monkeypatch.setattr(checkpoint, "_sums", damage)
+    with pytest.raises(OSError, match="what was written was not read back the same"):
+        save_state(tmp_path, 2, STATE, {})
+    assert damaged and [entry.name for entry in tmp_path.iterdir()] == ["step_000000001"]
+
+
+def test_a_save_that_died_in_its_commit_is_no_state(tmp_path):
+    """orbax lists a step before it is complete; here nothing has a state's name before it is whole."""
+    die = """
+import os, sys, numpy as np
+from orbax.checkpoint._src.path import atomicity
+from orderscale_jax import checkpoint
+for kind in vars(atomicity).values():
+    if isinstance(kind, type) and "finalize" in vars(kind):
+        kind.finalize = lambda *_, **__: os.kill(os.getpid(), 9)
+checkpoint.save_state(sys.argv[1], 2, {"x": np.zeros(3)}, {})
+"""
+    save_state(tmp_path, 1, {"x": np.zeros(3)}, {})
+    died = subprocess.run(
+        [sys.executable, "-c", die, str(tmp_path)], env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
+    assert died.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) > 1  # what it left
+    assert restore_latest(tmp_path, {"x": np.zeros(3)})[0] == 1
+    save_state(tmp_path, 3, {"x": np.zeros(3)}, {})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step_000000001", "step_000000003"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a[b]c", "a\\b", "a*b?", "new\nline", "blank and ü", "{$HOME}", b"\xff\xfe"]
+)
+def test_any_path_the_system_allows_works(tmp_path, name):
+    place = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), os.fsencode(name))))
+    save_state(place / "states", 1, {"x": np.arange(3)}, {"said": 1})
+    assert restore_latest(place / "states", {"x": np.zeros(3)})[1]["x"].tolist() == [0, 1, 2]
+
+
+def test_a_path_that_is_too_long_is_refused_before_training(tmp_path):
+    deep = tmp_path.joinpath(*["x" * 200] * 20)
+    with pytest.raises(UserError, match="is too long: files in it would have paths of up to"):
+        train(faults.small_config(), deep)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_that_is_not_finite_ends_at_once(tmp_path):
+    """With its last finite weights, and with no NaN in what it writes."""
+    config = faults.small_config()
+    config.train.update(learning_rate=1e30, max_attempts=2)
+    summary = train(config, tmp_path)
+    assert (summary["diverged_step"], summary["steps"], summary["attempts"]) == (5, 10, 2)
+    assert summary["accuracy"] is None and summary["best_step"] == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["diverged"]) for line in lines] == [(5, True)] * 2
+    assert "NaN" not in "".join(file.read_text() for file in tmp_path.glob("*.json*"))
+    model, _ = checkpoint.load_checkpoint(tmp_path / "checkpoint")
+    assert all(np.isfinite(array).all() for array in checkpoint.named_arrays(model).values())
+    assert train(config, tmp_path) == summary
+
+
+def test_what_a_work_directory_is_not_is_said_before_training(tmp_path, monkeypatch):
+    config = faults.small_config()
+    monkeypatch.setattr(workdir, "_train_share", lambda *_: pytest.fail("it trains"))
+    for name, content, said in (
+        ("checkpoint/thesis.tex", "text", "is not a checkpoint: name another place"),
+        ("metrics.jsonl", "{}\n", "holds metrics.jsonl, but no config.json that says of which training"),
+        ("summary.json", "{}\n", "holds summary.json, but no config.json that says of which training"),
+        ("config.json", "5", "config.json is damaged"),
+        ("results.csv", "", "holds a sweep"),
+    ):
+        place = tmp_path / name.partition("/")[0].partition(".")[0]
+        (place / name).parent.mkdir(parents=True)
+        (place / name).write_text(content)
+        with pytest.raises((UserError, OSError), match=said):
+            train(config, place)
+        assert [file for file in place.rglob("*") if file.is_file()] == [place / name]
+
+
+def test_overwriting_begins_anew_and_takes_only_what_is_ours(tmp_path):
+    config = faults.small_config()
+    first = train(config, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    config.seed = 1
+    with pytest.raises(UserError, match="begin anew with --overwrite"):
+        train(config, tmp_path)
+    second = train(config, tmp_path, overwrite=True)
+    assert second["seed"] == 1 and second["weights_sha256"] != first["weights_sha256"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "members").mkdir()
+    (tmp_path / "members" / "list.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"list.txt is not of a training: nothing in .* was removed"):
+        train(config, tmp_path, overwrite=True)
+    assert files.read_note(tmp_path / "summary.json") == second
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "another"])
+def test_a_finished_run_knows_its_checkpoint(tmp_path, damage):
+    config, said = faults.small_config(), {"another": "holds other weights"}.get(damage, f"is {damage}")
+    summary = train(config, tmp_path / "run")
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert train(config, moved) == {**summary, "checkpoint": str(moved / "checkpoint")}
+    (moved / "checkpoint").rename(tmp_path / "away")
+    if damage == "damaged":
+        (moved / "checkpoint" / "arrays").mkdir(parents=True)
+        (moved / "checkpoint" / "arrays" / "_METADATA").write_text("{}")
+    elif damage == "another":
+        model, about = checkpoint.load_checkpoint(tmp_path / "away")
+        model.embed.W_E.set_value(model.embed.W_E[...] + 1)
+        checkpoint.save_checkpoint(moved / "checkpoint", model, about)
+    with pytest.raises(UserError, match=f"its checkpoint .* {said}.*: put back a copy of it, or train anew"):
+        train(config, moved)
+
+
+def stopped(place):
+    """A run that was interrupted after 10 of its 20 steps, and its configuration."""
+    config = faults.small_config()
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(config, place, interruption=AfterFirst())
+    return config
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("\n", "\n{}\n", 1),
+        lambda text: text.replace("\n", "\n5\n", 1),
+        lambda text: text.replace('"index": 0', '"index": 3', 1),
+        lambda text: text.partition("\n")[2],
+        lambda text: text.partition("\n")[0] + "\n" + text,
+        lambda text: text.replace("1", "2", 1),
+    ],
+)
+def test_a_log_that_was_changed_is_noticed(tmp_path, damage, caplog):
+    config, log = stopped(tmp_path), tmp_path / "metrics.jsonl"
+    text = log.read_text()
+    log.write_text(damage(text))
+    with pytest.raises(
+        UserError, match=r"metrics.jsonl is not what training had written by step 10: put back"
+    ):
+        train(config, tmp_path)
+    log.unlink()
+    train(config, tmp_path)
+    assert logged(tmp_path) == [15, 20] and "is gone: it begins again after step 10" in caplog.text
+
+
+def test_a_state_knows_its_configuration(tmp_path):
+    config = stopped(tmp_path)
+    (tmp_path / "config.json").unlink()
+    other = faults.small_config()
+    other.train.learning_rate = 0.5
+    with pytest.raises(
+        UserError, match=r"another configuration \(train.learning_rate is 0.001 there and 0.5"
+    ):
+        train(other, tmp_path)
+    config.save_seconds = 5.0  # decides nothing
+    assert train(config, tmp_path)["steps"] == 20
