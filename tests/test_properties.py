@@ -513,9 +513,7 @@ def bits_of(array):
 
 @examples(20)
 @given(states, st.integers(0, 10**10))
-@example(
-    {"a": {"b": np.int32(1)}, "ab": np.int32(2), "c": [np.int32(i) for i in range(12)]}, 0
-)  # names alike
+@example({"a": {"b": np.int32(1)}, "ab": np.int32(2), "of twelve": [np.int32(i) for i in range(12)]}, 0)
 def test_any_state_comes_back_bit_for_bit(state, step):
     with tempfile.TemporaryDirectory() as folder:
         save_state(folder, step, state, {"step": step})
