@@ -567,17 +567,15 @@ def bits_of_model(model):
 
 
 @examples(8)
-@given(models(), seeds)
-def test_any_model_comes_back_bit_for_bit(model, seed):
+@given(models())
+def test_any_model_comes_back_bit_for_bit(model):
     config = default_config()
-    config.seed = seed
     for group in (config.task, config.model):
         group.update({key: getattr(model.config, key) for key in group if hasattr(model.config, key)})
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder) / "model", model, config)
-        loaded, loaded_config = load_checkpoint(Path(folder) / "model")
+        loaded, _ = load_checkpoint(Path(folder) / "model")
     assert loaded.config == model.config and bits_of_model(loaded) == bits_of_model(model)
-    assert loaded_config.seed == seed
 
 
 @examples(12)
