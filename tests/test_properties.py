@@ -513,9 +513,7 @@ def bits_of(array):
 
 @examples(20)
 @given(states, st.integers(0, 10**10))
-@example(
-    {"a": {"b": np.int32(1)}, "ab": np.int32(2), "c": [np.int32(i) for i in range(12)]}, 0
-)  # names alike
+@example({"a": {"b": np.int32(1)}, "ab": np.int32(2), "of twelve": [np.int32(i) for i in range(12)]}, 0)
 def test_any_state_comes_back_bit_for_bit(state, step):
     with tempfile.TemporaryDirectory() as folder:
         save_state(folder, step, state, {"step": step})
@@ -569,17 +567,15 @@ def bits_of_model(model):
 
 
 @examples(8)
-@given(models(), seeds)
-def test_any_model_comes_back_bit_for_bit(model, seed):
+@given(models())
+def test_any_model_comes_back_bit_for_bit(model):
     config = default_config()
-    config.seed = seed
     for group in (config.task, config.model):
         group.update({key: getattr(model.config, key) for key in group if hasattr(model.config, key)})
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder) / "model", model, config)
-        loaded, loaded_config = load_checkpoint(Path(folder) / "model")
+        loaded, _ = load_checkpoint(Path(folder) / "model")
     assert loaded.config == model.config and bits_of_model(loaded) == bits_of_model(model)
-    assert loaded_config.seed == seed
 
 
 @examples(12)
