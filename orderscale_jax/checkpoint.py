@@ -184,6 +184,10 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
       step: not negative.
       state: any pytree of arrays, fully addressable from this process, without typed keys.
       metadata: what JSON can hold.
+
+    Raises:
+      UserError: an array is empty, there is none, or two have the same name.
+      OSError: the state cannot be written; what was there stays.
     """
     directory = files.place(directory)
     place = directory / f"step_{step:09d}"
@@ -251,7 +255,14 @@ def _steps(directory: files.Place) -> list[int]:
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    arrays = {name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
+    if len(arrays) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two arrays of the state have the same name {name!r}: rename one of them")
+    if not arrays or not all(array.size for array in arrays.values()):
+        raise UserError("a state needs arrays, and each of them a number: orbax saves no empty ones")
+    return arrays
 
 
 def _unflatten(arrays: Mapping[str, np.ndarray], like: Any, directory: files.Place):

@@ -352,3 +352,17 @@ def test_a_damaged_state_is_replaced_when_its_step_comes_again(two_states, small
     assert restore()[0] == 100
     save_state(directory, 200, training_state(small_model, 200), {})
     assert restore()[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"a.b": np.ones(2), "a": {"b": np.zeros(2)}}, "two arrays of the state have the same name 'a.b'"),
+        ({"x": np.zeros((0, 3))}, "a state needs arrays, and each of them a number"),
+        ({}, "a state needs arrays"),
+    ],
+)
+def test_states_that_would_not_come_back_are_refused(tmp_path, state, said):
+    with pytest.raises(UserError, match=said):
+        save_state(tmp_path, 1, state, {})
+    assert not any(tmp_path.iterdir())
