@@ -42,3 +42,14 @@ def test_its_first_lines_run(capsys):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^:)#]+)\)", README))))
 def test_what_it_links_to_exists(path):
     assert (Path(__file__).parents[1] / path).exists()
+
+
+def test_every_promise_names_its_tests():
+    _, _, section = README.partition("## What survives what")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+    tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named or set(row) <= set("| -"), row
+        assert all(f"def {name}(" in tests for name in named), row
