@@ -12,7 +12,7 @@ import pytest
 from conftest import SMALL, VARIANTS, adamw, random_model
 from flax import nnx
 
-from orderscale_jax.checkpoint import named_arrays
+from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import (
     LAST_SCORES,
     Setup,
@@ -280,7 +280,7 @@ def test_cells_that_differ_in_numbers_are_one_program(tmp_path):
         assert last[name] == getattr(alone, name), name
     arrays = by_name(job.cell.setup.model, alone.params)
     names = named_arrays(random_model(job.cell.setup.model))
-    assert last["weights_sha256"] == sweep.weight_digest({name: arrays[name] for name in names})
+    assert last["weights_sha256"] == weight_digest({name: arrays[name] for name in names})
     assert last["weights_sha256"] != first["weights_sha256"]
 
 

@@ -286,21 +286,34 @@ def test_what_was_in_flight_goes_on(whole, tmp_path, monkeypatch, stretches, cap
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
-def test_runs_that_wait_stay_saved(tmp_path, tmp_path_factory, monkeypatch, stretches):
-    """Two at once, in three places; then one at a time, killed again while the other waits."""
-    monkeypatch.setattr(sweep_training, "runs_at_once", lambda n_runs: 2)
+def test_runs_in_other_groups_go_on(tmp_path, tmp_path_factory, monkeypatch, stretches):
+    """Killed with two at once, which leave a third place; in another share; again with two; alone while the
+    other waits; and with two of which one ends."""
+
+    def at_once(n):
+        monkeypatch.setattr(sweep_training, "runs_at_once", lambda n_runs: n)
+
+    config = saving(max_steps=50)
     monkeypatch.setattr(jax, "local_device_count", lambda: 3)
-    whole = sweep_training.train(saving(max_steps=30), tmp_path_factory.mktemp("undisturbed"))
+    at_once(2)
+    whole = sweep_training.train(config, tmp_path_factory.mktemp("undisturbed"))
     names = [row["run"] for row in whole]
-    assert killed_after(monkeypatch, 1, saving(max_steps=30), tmp_path) == [[names[:2]]]
-    monkeypatch.setattr(sweep_training, "runs_at_once", lambda n_runs: 1)
-    ((again,),) = killed_after(monkeypatch, 1, saving(max_steps=30), tmp_path)
-    assert sorted(again) == sorted(names[:2])
+    assert killed_after(monkeypatch, 1, config, tmp_path) == [[names[:2]]]
+    at_once(1)
+    assert killed_after(monkeypatch, 2, config, tmp_path, share=Share(1, 2)) == [[names[1:2]]] * 2
+    at_once(2)
+    assert killed_after(monkeypatch, 1, config, tmp_path) == [[names[:2]]]
+    at_once(1)
+    ((waiting,),) = killed_after(monkeypatch, 1, config, tmp_path)
+    assert sorted(waiting) == sorted(names[:2])
+    at_once(2)
+    assert killed_after(monkeypatch, 1, config, tmp_path) == [[names[:1]]]  # the other has its row
+    assert [row["run"] for row in read_results(tmp_path / "results.csv")] == names[1:2]
+    at_once(1)
     stretches.clear()
-    rows = sweep_training.train(saving(max_steps=30), tmp_path)
-    assert sorted(stretches[::3]) == [10] * 2 + [20] * 3 + [30] * 4
-    assert without_time(rows) == without_time(whole)
-    assert all(row["seconds"] > 0 for row in rows)
+    rows = sweep_training.train(config, tmp_path)
+    assert stretches[::3] == [50, *(10, 20, 30, 40, 50) * 2]
+    assert without_time(rows) == without_time(whole) and all(row["seconds"] > 0 for row in rows)
 
 
 def flip_a_bit(place):
