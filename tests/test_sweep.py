@@ -338,6 +338,22 @@ def test_damaged_states(whole, tmp_path, monkeypatch, stretches, caplog):
     assert len(read_results(copy / "results.csv")) == 2
 
 
+def test_states_are_read_while_their_process_saves_others(whole, tmp_path, monkeypatch, stretches):
+    killed_after(monkeypatch, 1, saving(), tmp_path)
+    restore, (state,) = checkpoint.restore_latest, (tmp_path / "states" / "0_of_1").iterdir()
+
+    def overtaken(place, like):
+        if state.exists():
+            state.rename(state.with_name("step_000000020"))
+            raise checkpoint.DamagedError("what was being read is no more")
+        return restore(place, like)
+
+    monkeypatch.setattr(checkpoint, "restore_latest", overtaken)
+    stretches.clear()
+    assert without_time(sweep_training.train(saving(), tmp_path)) == without_time(whole[0])
+    assert len(stretches) == 7
+
+
 def test_states_of_another_sweep_stay(tmp_path, monkeypatch):
     killed_after(monkeypatch, 1, saving(), tmp_path)
     with pytest.raises(ValueError, match="runs of another sweep"):
