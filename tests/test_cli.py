@@ -411,6 +411,14 @@ def test_a_sweep(orderscale, place):
     }
 
 
+def test_a_sweep_of_which_every_run_diverges(orderscale, place):
+    arguments = ["--workdir=runs/diverged", "--config.seeds=1", "--config.base.train.learning_rate=1e30"]
+    code, out, err = orderscale("sweep", "--config=sweep.py", *arguments)
+    assert code == 1 and out.count(", 1 diverged\n") == 2
+    assert err.startswith("error: every run of the sweep diverged") and err.count("\n") == 1
+    assert (place / "runs" / "diverged" / "success_rates.png").exists()
+
+
 def test_a_published_file_becomes_a_checkpoint_or_nothing(orderscale, place):
     model = random_model(VARIANTS["two heads"])
     np.savez(place / "model.npz", **to_torch(model))

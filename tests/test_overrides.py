@@ -12,7 +12,7 @@ import pytest
 from conftest import SMALL, VARIANTS, adamw, random_model
 from flax import nnx
 
-from orderscale_jax.checkpoint import named_arrays
+from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.config import (
     LAST_SCORES,
     Setup,
@@ -26,7 +26,7 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig, array_names, init_params, matching_arrays
 from orderscale_jax.task import TaskConfig
 from orderscale_jax.training import step as training
-from orderscale_jax.training import sweep
+from orderscale_jax.training import sweep, sweep_training
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup, result
 from orderscale_jax.training.hyper import hyper_of, of_array, untrained
@@ -269,7 +269,7 @@ CELLS = (
 def test_cells_that_differ_in_numbers_are_one_program(tmp_path):
     """And a run of the last is what it is alone, to the last bit, and not one of the first."""
     base = tiny(scores="bounded", scores_value=1.0, learning_rate=0.01)
-    rows = sweep.train(sweep_config(base, {FIELDS: CELLS}, seeds=1), tmp_path)
+    rows = sweep_training.train(sweep_config(base, {FIELDS: CELLS}, seeds=1), tmp_path)
     jobs = sweep.plan(sweep_config(base, {FIELDS: CELLS}, seeds=1))
     assert [len(group) for group in sweep.programs(jobs)] == [2]
     for job, row in zip(jobs, rows, strict=True):
@@ -280,7 +280,7 @@ def test_cells_that_differ_in_numbers_are_one_program(tmp_path):
         assert last[name] == getattr(alone, name), name
     arrays = by_name(job.cell.setup.model, alone.params)
     names = named_arrays(random_model(job.cell.setup.model))
-    assert last["weights_sha256"] == sweep.weight_digest({name: arrays[name] for name in names})
+    assert last["weights_sha256"] == weight_digest({name: arrays[name] for name in names})
     assert last["weights_sha256"] != first["weights_sha256"]
 
 

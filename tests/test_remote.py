@@ -31,7 +31,7 @@ from orderscale_jax.checkpoint import (
 from orderscale_jax.cli import machine
 from orderscale_jax.config import default_config
 from orderscale_jax.errors import UserError
-from orderscale_jax.training import sweep
+from orderscale_jax.training import sweep_training
 from orderscale_jax.training.shares import Share
 from orderscale_jax.training.sweep import sweep_config
 from orderscale_jax.training.sweep_results import ResultsFile, read_results
@@ -222,21 +222,22 @@ def test_shares_leave_there_what_one_process_would_have(store, local):
     with pytest.raises(UserError, match="holds a run of another configuration"):
         train(small_config(seed=5), HOME)
     with pytest.raises(UserError, match="holds a run and not a sweep"):
-        sweep.train(sweep_config(small_config(runs=1), {"train.learning_rate": (0.01,)}, seeds=1), HOME)
+        config = sweep_config(small_config(runs=1), {"train.learning_rate": (0.01,)}, seeds=1)
+        sweep_training.train(config, HOME)
 
 
 def test_a_sweep_goes_on_there(store, tmp_path, monkeypatch):
     config = sweep_config(small_config(runs=1), {"train.learning_rate": (0.01, 0.02)}, seeds=2)
-    expected = sweep.train(config, tmp_path)
+    expected = sweep_training.train(config, tmp_path)
     with monkeypatch.context() as patch:
         kill_at(patch, store, 4, "results.share_0_of_2.csv")  # the header, a row, a row and no more
-        assert sweep.train(config, HOME, share=Share(0, 2)) is None
+        assert sweep_training.train(config, HOME, share=Share(0, 2)) is None
         kill_at(patch, store, 3, "results.share_1_of_2.csv")
         with pytest.raises(Killed):
-            sweep.train(config, HOME, share=Share(1, 2))
+            sweep_training.train(config, HOME, share=Share(1, 2))
     assert len(read_results(f"{HOME}/results.share_1_of_2.csv")) == 1
     trained = []
-    rows = sweep.train(config, HOME, lambda job, row: trained.append(row["run"]))
+    rows = sweep_training.train(config, HOME, lambda job, row: trained.append(row["run"]))
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in expected]
     assert [name.removeprefix(f"{HOME}/") for name in store.objects] == ["results.csv"]
     assert read_results(f"{HOME}/results.csv") == rows and sorted(trained) == sorted(r["run"] for r in rows)

@@ -1,33 +1,36 @@
 """Sweeps: every run once, whatever happens; a run is what it would be alone; numbers and pictures hold."""
 
+import contextlib
 import csv
 import importlib.util
 import pathlib
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orderscale_jax import figures
+from orderscale_jax import checkpoint, figures
 from orderscale_jax.checkpoint import named_arrays, weight_digest
-from orderscale_jax.cli.sweep import pictures
+from orderscale_jax.cli.sweep import pictures, sentence
 from orderscale_jax.config import LAST_SCORES, as_drawn, default_config, overrides_text
 from orderscale_jax.figures import cells
 from orderscale_jax.model import array_names, bind
-from orderscale_jax.training import sweep
+from orderscale_jax.training import sweep, sweep_states, sweep_training
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup
 from orderscale_jax.training.hyper import hyper_of
+from orderscale_jax.training.interruption import Interrupted, Interruption
 from orderscale_jax.training.shares import Share
 from orderscale_jax.training.step import add_noise
 from orderscale_jax.training.sweep import sweep_config
 from orderscale_jax.training.sweep_estimate import rough_bytes, work
-from orderscale_jax.training.sweep_results import (
-    COLUMNS,
+from orderscale_jax.training.sweep_results import COLUMNS, OUTCOMES, read_results
+from orderscale_jax.training.sweep_summary import (
     Summary,
     compare_survival,
-    read_results,
     summarize,
     varying_fields,
     wilson_interval,
@@ -53,7 +56,7 @@ def without_time(rows):
 def whole(tmp_path_factory):
     """A sweep that nothing disturbed: its rows and its file."""
     workdir = tmp_path_factory.mktemp("whole")
-    return sweep.train(tiny(), workdir), workdir / "results.csv"
+    return sweep_training.train(tiny(), workdir), workdir / "results.csv"
 
 
 def test_a_row_per_run(whole):
@@ -66,7 +69,7 @@ def test_a_row_per_run(whole):
     assert all(row["steps"] == 20 and row["parameters"] == 4 * (6 + 5 + 6) + 2 * 16 for row in rows)
     assert all(np.isclose(np.mean(row["position_accuracy"]), row["accuracy"]) for row in rows)
     with open(path) as file:
-        assert tuple(next(csv.reader(file))) == COLUMNS
+        assert tuple(next(csv.reader(file))) == (*COLUMNS, "digest")
 
 
 def test_a_run_is_what_it_is_alone(whole):
@@ -93,10 +96,10 @@ def test_goes_on_after_a_kill(whole, tmp_path, n_rows, torn):
 
     if n_rows:
         with pytest.raises(KeyboardInterrupt):
-            sweep.train(tiny(), tmp_path, killed)
+            sweep_training.train(tiny(), tmp_path, killed)
     with open(tmp_path / "results.csv", "a") as file:
         file.write(torn)
-    rows = sweep.train(tiny(), tmp_path, lambda job, row: trained.append(row["run"]))
+    rows = sweep_training.train(tiny(), tmp_path, lambda job, row: trained.append(row["run"]))
     assert sorted(trained) == sorted({row["run"] for row in rows})
     assert trained[:n_rows] == finished
     assert without_time(rows) == without_time(whole[0])
@@ -107,20 +110,20 @@ def test_finished_runs_are_not_trained_again(whole, tmp_path, monkeypatch):
     text = whole[1].read_text()
     (tmp_path / "results.csv").write_text(text[:-10])  # the last row is torn
     asked = []
-    original = sweep._train_together
+    original = sweep_states.start
 
-    def spy(jobs, *rest):
+    def spy(jobs):
         asked.extend((job.cell.index, job.seed) for job in jobs)
-        original(jobs, *rest)
+        return original(jobs)
 
-    monkeypatch.setattr(sweep, "_train_together", spy)
-    assert without_time(sweep.train(tiny(), tmp_path)) == without_time(whole[0])
+    monkeypatch.setattr(sweep_states, "start", spy)
+    assert without_time(sweep_training.train(tiny(), tmp_path)) == without_time(whole[0])
     assert asked == [(1, 1)]
 
 
 def test_more_seeds_add_to_a_sweep(whole, tmp_path):
     (tmp_path / "results.csv").write_text(whole[1].read_text())
-    rows = sweep.train(tiny(seeds=3), tmp_path)
+    rows = sweep_training.train(tiny(seeds=3), tmp_path)
     assert [row["seed"] for row in rows] == [0, 1, 2] * 2
     assert [row for row in rows if row["seed"] < 2] == whole[0]
 
@@ -129,14 +132,14 @@ def test_more_seeds_add_to_a_sweep(whole, tmp_path):
 def test_processes_share_a_sweep(whole, tmp_path, order):
     seen = []
     first, last = (Share(i, 2) for i in order)
-    assert sweep.train(tiny(), tmp_path, lambda job, row: seen.append(job.seed), first) is None
+    assert sweep_training.train(tiny(), tmp_path, lambda job, row: seen.append(job.seed), first) is None
     assert seen == [order[0]] * 2  # every share has a seed of each cell
     assert [path.name for path in tmp_path.iterdir()] == [f"results.share_{first}.csv"]
-    assert without_time(sweep.train(tiny(), tmp_path, share=last)) == without_time(whole[0])
+    assert without_time(sweep_training.train(tiny(), tmp_path, share=last)) == without_time(whole[0])
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
-    assert without_time(sweep.train(tiny(), tmp_path, share=first)) == without_time(whole[0])
+    assert without_time(sweep_training.train(tiny(), tmp_path, share=first)) == without_time(whole[0])
     with pytest.raises(ValueError, match=r"more processes \(2\) than runs \(1\)"):
-        sweep.train(tiny({"train.learning_rate": (0.01,)}, seeds=1), tmp_path, share=first)
+        sweep_training.train(tiny({"train.learning_rate": (0.01,)}, seeds=1), tmp_path, share=first)
 
 
 def test_a_defect_of_a_library_is_not_taken_for_a_wrong_cell(monkeypatch):
@@ -149,29 +152,28 @@ def test_a_defect_of_a_library_is_not_taken_for_a_wrong_cell(monkeypatch):
 
 
 def test_another_number_of_processes_goes_on(whole, tmp_path):
-    assert sweep.train(tiny(), tmp_path, share=Share(1, 3)) is None
+    assert sweep_training.train(tiny(), tmp_path, share=Share(1, 3)) is None
     trained = []
-    rows = sweep.train(tiny(), tmp_path, lambda job, row: trained.append(row["run"]))
+    rows = sweep_training.train(tiny(), tmp_path, lambda job, row: trained.append(row["run"]))
     assert len(set(trained)) == 4 and without_time(rows) == without_time(whole[0])
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
-def test_a_part_that_does_not_fit_is_halved(whole, monkeypatch):
-    sizes, rows = [], []
-    start = sweep._start
+def test_a_part_that_does_not_fit_is_halved(whole, tmp_path, monkeypatch):
+    sizes = []
+    start = sweep_states.start
 
-    def small(setup, jobs):
+    def small(jobs):
         sizes.append(len(jobs))
         if len(jobs) > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return start(setup, jobs)
+        return start(jobs)
 
-    monkeypatch.setattr(sweep, "_start", small)
-    monkeypatch.setattr(sweep, "runs_at_once", lambda n_runs: 2)
+    monkeypatch.setattr(sweep_states, "start", small)
+    monkeypatch.setattr(sweep_training, "runs_at_once", lambda n_runs: 2)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    sweep._train_together(sweep.plan(tiny()), lambda job, row: rows.append(row))
+    assert without_time(sweep_training.train(tiny(), tmp_path)) == without_time(whole[0])
     assert sizes == [2, 1, 1, 1, 1]
-    assert without_time(rows) == without_time(whole[0])
 
 
 def test_programs_share_what_differs_in_values_only():
@@ -202,7 +204,7 @@ def test_tied_fields_make_other_grids_than_rectangles():
 )
 def test_a_wrong_sweep_is_refused(config, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
-        sweep.train(config, tmp_path)
+        sweep_training.train(config, tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -215,24 +217,227 @@ def test_results_of_another_sweep_stay(whole, tmp_path, other):
     path = tmp_path / "results.csv"
     path.write_text(whole[1].read_text())
     with pytest.raises(ValueError, match="another sweep"):
-        sweep.train(other, tmp_path)
+        sweep_training.train(other, tmp_path)
     assert path.read_text() == whole[1].read_text()
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "run,seed,accuracy,transition_step\n1,2\n"])
-def test_a_table_that_is_not_results(tmp_path, text):
-    (tmp_path / "results.csv").write_text(text)
-    with pytest.raises(ValueError, match="not the results of a sweep"):
-        sweep.train(tiny(), tmp_path)
-    with pytest.raises(FileNotFoundError):
-        read_results(tmp_path / "nothing.csv")
-
-
-def test_columns_of_another_version(whole, tmp_path):
+def test_damaged_results_stay(whole, tmp_path):
     path = tmp_path / "results.csv"
-    path.write_text("run,seed,accuracy,transition_step\n")
-    with pytest.raises(ValueError, match="other columns"):
-        sweep.train(tiny(), tmp_path)
+    for text in ("a,b\n1,2\n", whole[1].read_text().replace("0.001", "0.002", 1)):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"line [12]\b.* put back a copy"):
+            sweep_training.train(tiny(), tmp_path)
+        assert path.read_text() == text and len(list(tmp_path.iterdir())) == 1
+
+
+class Killed(BaseException):
+    """What ends a sweep as a kill would: nothing is written after it."""
+
+
+def killed_after(monkeypatch, n_saves, config, workdir, **how):
+    """Trains until so many states are saved."""
+    saved = []
+
+    def save(*arguments):
+        original(*arguments)
+        saved.append(arguments)
+        if len(saved) == n_saves:
+            raise Killed
+
+    original = checkpoint.save_state
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_state", save)
+        with pytest.raises(Killed):
+            sweep_training.train(config, workdir, **how)
+    return [metadata["runs"] for *_, metadata in saved]
+
+
+@pytest.fixture
+def stretches(monkeypatch):
+    """Grows by how many runs went one stretch on."""
+    seen, advance = [], Ensemble.advance
+
+    def spy(self):
+        lines = advance(self)
+        seen.extend(line["step"] for line in lines)
+        return lines
+
+    monkeypatch.setattr(Ensemble, "advance", spy)
+    return seen
+
+
+def saving(**base):
+    config = tiny(**base)
+    config.save_seconds = 0.0
+    return config
+
+
+@pytest.mark.parametrize("shares", [[Share()], [Share(1, 2), Share(0, 2)]])
+def test_what_was_in_flight_goes_on(whole, tmp_path, monkeypatch, stretches, caplog, shares):
+    (names,) = killed_after(monkeypatch, 1, saving(), tmp_path)
+    assert names == [[whole[0][0]["run"]]] and read_results(tmp_path / "results.csv") == []
+    stretches.clear()
+    with caplog.at_level("INFO", "orderscale_jax.training.sweep_states"):
+        for share in shares:
+            rows = sweep_training.train(saving(), tmp_path, share=share)
+    assert sorted(stretches) == [10] * 3 + [20] * 4  # of eight stretches one was there
+    assert f"1 of {4 // len(shares)} runs without a row go on from steps 10 to 10" in caplog.text
+    assert without_time(rows) == without_time(whole[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_runs_in_other_groups_go_on(tmp_path, tmp_path_factory, monkeypatch, stretches):
+    """Killed with two at once, which leave a third place; in another share; again with two; alone while the
+    other waits; and with two of which one ends."""
+
+    def at_once(n):
+        monkeypatch.setattr(sweep_training, "runs_at_once", lambda n_runs: n)
+
+    config = saving(max_steps=50)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    at_once(2)
+    whole = sweep_training.train(config, tmp_path_factory.mktemp("undisturbed"))
+    names = [row["run"] for row in whole]
+    assert killed_after(monkeypatch, 1, config, tmp_path) == [[names[:2]]]
+    at_once(1)
+    assert killed_after(monkeypatch, 2, config, tmp_path, share=Share(1, 2)) == [[names[1:2]]] * 2
+    at_once(2)
+    assert killed_after(monkeypatch, 1, config, tmp_path) == [[names[:2]]]
+    at_once(1)
+    ((waiting,),) = killed_after(monkeypatch, 1, config, tmp_path)
+    assert sorted(waiting) == sorted(names[:2])
+    at_once(2)
+    assert killed_after(monkeypatch, 1, config, tmp_path) == [[names[:1]]]  # the other has its row
+    assert [row["run"] for row in read_results(tmp_path / "results.csv")] == names[1:2]
+    at_once(1)
+    stretches.clear()
+    rows = sweep_training.train(config, tmp_path)
+    assert stretches[::3] == [50, *(10, 20, 30, 40, 50) * 2]
+    assert without_time(rows) == without_time(whole) and all(row["seconds"] > 0 for row in rows)
+
+
+def flip_a_bit(place):
+    file = max((path for path in place.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_damaged_states(whole, tmp_path, monkeypatch, stretches, caplog):
+    killed_after(monkeypatch, 3, saving(), tmp_path)
+    before, latest = sorted((tmp_path / "states" / "0_of_1").iterdir())
+    flip_a_bit(latest)
+    copy = shutil.copytree(tmp_path, tmp_path / "copy")
+    stretches.clear()
+    rows = sweep_training.train(saving(), tmp_path)
+    assert "is damaged: going on from step 30" in caplog.text
+    assert stretches == [10, 20] * 2 and without_time(rows) == without_time(whole[0])
+    flip_a_bit(copy / before.relative_to(tmp_path))
+    with pytest.raises(checkpoint.DamagedError, match=r"no state in .* is whole"):
+        sweep_training.train(saving(), copy)
+    assert len(read_results(copy / "results.csv")) == 2
+
+
+def test_states_are_read_while_their_process_saves_others(whole, tmp_path, monkeypatch, stretches):
+    killed_after(monkeypatch, 1, saving(), tmp_path)
+    restore, (state,) = checkpoint.restore_latest, (tmp_path / "states" / "0_of_1").iterdir()
+
+    def overtaken(place, like):
+        if state.exists():
+            state.rename(state.with_name("step_000000020"))
+            raise checkpoint.DamagedError("what was being read is no more")
+        return restore(place, like)
+
+    monkeypatch.setattr(checkpoint, "restore_latest", overtaken)
+    stretches.clear()
+    assert without_time(sweep_training.train(saving(), tmp_path)) == without_time(whole[0])
+    assert len(stretches) == 7
+
+
+def test_states_of_another_sweep_stay(tmp_path, monkeypatch):
+    killed_after(monkeypatch, 1, saving(), tmp_path)
+    with pytest.raises(ValueError, match="runs of another sweep"):
+        sweep_training.train(saving(weight_decay=0.5), tmp_path)
+    assert list(tmp_path.glob("states/0_of_1/step_*"))
+
+
+class WantedAt(Interruption):
+    """Wants an end when it is asked for the nth time."""
+
+    def __init__(self, n):
+        self.left, self.is_deferred = n, False
+
+    @property
+    def is_wanted(self):
+        assert self.is_deferred
+        self.left -= 1
+        return self.left <= 0
+
+    @contextlib.contextmanager
+    def deferred(self):
+        self.is_deferred = True
+        yield
+        self.is_deferred = False
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (1, "0 of 4 runs are in results.csv, 1 more are saved at their step (up to 10)"),
+        (2, "1 of 4 runs are in results.csv: the same command goes on from there"),
+    ],
+)
+def test_an_interruption_keeps_what_there_is(whole, tmp_path, stretches, n, text):
+    with pytest.raises(Interrupted, match=re.escape(text)):
+        sweep_training.train(tiny(), tmp_path, interruption=WantedAt(n))
+    assert len(stretches) == n
+    rows = sweep_training.train(tiny(), tmp_path, interruption=WantedAt(8 - n))  # after the last stretch
+    assert len(stretches) == 8 and without_time(rows) == without_time(whole[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_a_full_disk_while_a_row_is_written(whole, tmp_path):
+    resource = pytest.importorskip("resource")
+    path, (soft, hard) = tmp_path / "results.csv", resource.getrlimit(resource.RLIMIT_FSIZE)
+    header, first, second, *_ = whole[1].read_bytes().splitlines(keepends=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(header) + len(first) + len(second) // 2, hard))
+    try:
+        with pytest.raises(OSError) as error:
+            sweep_training.train(tiny(), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.filename == str(path) and error.value.strerror
+    rows = sweep_training.train(tiny(), tmp_path)
+    assert without_time(rows) == without_time(whole[0]) and read_results(path) == rows
+
+
+def test_a_run_that_diverges_has_its_row(whole, tmp_path):
+    rows = sweep_training.train(tiny({"train.learning_rate": (0.001, 1e30)}), tmp_path)
+    assert without_time(rows[:2]) == without_time(whole[0][:2])
+    for row in rows[2:]:
+        assert (row["diverged_step"], row["steps"], row["best_step"]) == (10, 10, 0)
+        assert {row[name] for name in OUTCOMES if "accuracy" in name} == {None}
+    assert all(row["diverged_step"] is None for row in rows[:2])
+    assert read_results(tmp_path / "results.csv") == rows
+    assert "nan" not in (tmp_path / "results.csv").read_text().lower()
+    fine, diverged = summarize(rows, threshold=0.0)
+    assert (fine.successes, diverged.successes, diverged.diverged, diverged.n_runs) == (2, 0, 2, 2)
+    assert sentence(diverged).endswith(
+        "0/2 at 0 or above (95 % interval 0.00 to 0.66), 0 with a transition, 2 diverged"
+    )
+    assert "diverged" not in sentence(fine)
+    for found in (rows, rows[2:]):  # one of two cells, and all there is
+        for figure in pictures(found, 0.9).values():
+            figure.draw_without_rendering()
+    assert texts(pictures(rows, 0.9)["accuracy_strips"]) == ["2 diverged"]
+
+
+def test_a_median_does_not_flatter_by_what_it_leaves_out():
+    def cell(*accuracies):
+        return Summary({}, np.array(accuracies, float), np.full(len(accuracies), np.nan), np.full(9, 9))
+
+    assert cell(0.5, 0.7, 0.9).median_accuracy == 0.7
+    assert cell(0.5, None, 0.9).median_accuracy == 0.5 and np.isnan(cell(0.5, None).median_accuracy)
 
 
 @pytest.mark.parametrize(
@@ -518,5 +723,5 @@ def test_gradient_noise_has_the_stated_scale():
 
 
 def test_gradient_noise_is_another_run(whole, tmp_path):
-    rows = sweep.train(tiny({"train.gradient_noise": (0.0, 1.0)}, seeds=1), tmp_path)
+    rows = sweep_training.train(tiny({"train.gradient_noise": (0.0, 1.0)}, seeds=1), tmp_path)
     assert rows[0]["weights_sha256"] == whole[0][0]["weights_sha256"] != rows[1]["weights_sha256"]

@@ -23,6 +23,7 @@ OF_A_SWEEP = (  # name, kind and meaning of what `sweep_config` takes beside bas
     ("seeds", "int", "runs of each cell."),
     ("first_seed", "int", "seed of a cell's first run; the others follow it."),
     ("success", "float", "accuracy from which a run counts as one, in figures and sentences."),
+    ("save_seconds", "float", "time between two savings of the runs in flight; 0: after each validation."),
 )
 NOT_OF_A_SWEEP = ("min_accuracy", "max_attempts")  # its runs are tried once, and short
 HEADING = "Options of the configuration, with their defaults (the command line wins over the file)"

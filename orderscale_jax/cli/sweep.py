@@ -4,7 +4,8 @@
     orderscale sweep --config=sweeps/table4 --dry_run
 
 Written to the work directory: results.csv, a row per run, and its figures. The
-same command again goes on where it was killed. --config.seeds=4 and
+same command again goes on where it was killed, unfinished runs at the step at
+which they were last saved. --config.seeds=4 and
 --config.base.train.max_steps=1000 change the sweep. Many processes share it out
 as in orderscale train; it can be continued with another number of processes.
 """
@@ -18,12 +19,14 @@ from tqdm.auto import tqdm
 from orderscale_jax import figures
 from orderscale_jax.cli import arguments, machine
 from orderscale_jax.cli.configuration import Configuration
+from orderscale_jax.errors import UserError
 from orderscale_jax.figures import transitions
 from orderscale_jax.formatting import count
 from orderscale_jax.training import sweep
 from orderscale_jax.training.devices import memory
 from orderscale_jax.training.sweep_estimate import measure, rough_bytes
-from orderscale_jax.training.sweep_results import Summary, summarize, varying_fields
+from orderscale_jax.training.sweep_summary import Summary, summarize, varying_fields
+from orderscale_jax.training.sweep_training import RESULTS, runs_at_once, train
 
 WORKDIR = arguments.define(
     "workdir", "str", None, "the directory for results.csv and the figures.", shown="DIR"
@@ -49,15 +52,20 @@ def main():
         n_jobs = len(share.of(len(jobs)))
         with tqdm(total=n_jobs, unit="run", disable=None, dynamic_ncols=True) as bar:
             shown = Shown(bar, n_cells=jobs[-1].cell.index + 1)
-            rows = sweep.train(config, workdir, shown, share)
+            rows = train(config, workdir, shown, share)
         if rows is None:
             print(machine.incomplete(share))
             return
         for name, figure in pictures(rows, config.success).items():
             figures.save(figure, workdir / name)
-        print(f"{len(rows)} runs: {workdir / sweep.RESULTS}")
+        print(f"{len(rows)} runs: {workdir / RESULTS}")
         for summary in summarize(rows, threshold=config.success):
             print(sentence(summary))
+        if all(row["diverged_step"] is not None for row in rows):
+            raise UserError(
+                "every run of the sweep diverged (weights or loss were no longer finite): lower the learning "
+                f"rate; {workdir / RESULTS} says at which step"
+            )
 
 
 class Shown:
@@ -70,8 +78,12 @@ class Shown:
         reached = self.accuracies.setdefault(job.cell.index, [])
         reached.append(row["accuracy"])
         self.bar.set_description(f"cell {job.cell.index + 1}/{self.n_cells} ({job.cell})", refresh=False)
-        self.bar.set_postfix_str(" ".join(f"{accuracy:.2f}" for accuracy in reached[-8:]), refresh=False)
+        self.bar.set_postfix_str(" ".join(map(_shortly, reached[-8:])), refresh=False)
         self.bar.update()
+
+
+def _shortly(accuracy: float | None) -> str:
+    return "–" if accuracy is None else f"{accuracy:.2f}"
 
 
 def tell(jobs: list[sweep.Job]):
@@ -91,8 +103,7 @@ def tell(jobs: list[sweep.Job]):
             print(f"cell {cell + 1:3d}: {cells[cell]}")
         print(f"          {count(len(group), 'run')}, at most {duration(seconds)}", flush=True)
     needed, largest = max(
-        (rough_bytes(group[0].cell.setup) * sweep.runs_at_once(len(group)), str(group[0].cell))
-        for group in groups
+        (rough_bytes(group[0].cell.setup) * runs_at_once(len(group)), str(group[0].cell)) for group in groups
     )
     print(
         f"{runs}, at most {duration(total)} with {devices}, about {needed / 1e6:,.0f} MB at most at once"
@@ -120,7 +131,8 @@ def sentence(summary: Summary) -> str:
         f"(95 % interval {low:.2f} to {high:.2f}), {summary.transitions} with a transition"
     )
     median = summary.transition_quantile(0.5)
-    return text + (f", half of all by step {median:,.0f}" if median == median else "")
+    text += f", half of all by step {median:,.0f}" if median == median else ""
+    return text + (f", {summary.diverged} diverged" if summary.diverged else "")
 
 
 def pictures(rows, success: float) -> dict[str, Figure]:

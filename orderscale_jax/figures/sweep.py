@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from orderscale_jax.config import TRANSITION_ACCURACY
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import cells, style
-from orderscale_jax.training.sweep_results import Summary
+from orderscale_jax.training.sweep_summary import Summary
 
 COLORS = LinearSegmentedColormap.from_list("success", ["white", style.SKY, style.BLUE])
 DARK = 0.6  # share of the colour scale from which text is white
@@ -64,7 +64,7 @@ def success_heatmap(summaries: Sequence[Summary], columns: str, color: str = "su
     shades = np.full((len(down), len(across)), np.nan)
     for (row, column), summary in places.items():
         i, j = down.index(row), across.index(column)
-        shades[i, j] = summary.rate if color == "success" else np.median(summary.accuracies)
+        shades[i, j] = summary.rate if color == "success" else summary.median_accuracy
         look = {"size": style.SMALL - 1, "color": "white" if shades[i, j] > DARK else style.INK}
         axes.text(j, i, f"{summary.successes}/{summary.n_runs}", ha="center", va="center", **look)
     image = axes.imshow(shades, cmap=COLORS, vmin=0, vmax=1, aspect="auto")
@@ -108,7 +108,8 @@ def success_rates(summaries: Sequence[Summary]) -> Figure:
 def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> Figure:
     """A dot per run: its accuracy, or the step of its transition, one line per cell.
 
-    Runs without a transition stand at the last step they trained, as open circles.
+    Runs without a transition stand at the last step they trained, as open circles. Runs that diverged before
+    an accuracy was measured are counted beside their line.
 
     Raises:
       UserError: there is no cell, or another outcome than `accuracy` or `transition`.
@@ -122,6 +123,8 @@ def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> F
         look = {"ls": "", "marker": "o", "ms": 3, "alpha": 0.75, "mew": 0.7}
         if outcome == "accuracy":
             axes.plot(summary.accuracies, offsets, color=style.BLUE, mec="none", gid="runs", **look)
+            if unknown := int(np.isnan(summary.accuracies).sum()):
+                _beside(axes, i, f"{unknown} diverged")
             continue
         at, broke = summary.transition_steps, np.isfinite(summary.transition_steps)
         axes.plot(at[broke], offsets[broke], color=style.BLUE, mec="none", gid="runs", **look)
