@@ -115,6 +115,9 @@ class TrainConfig:
         )
         least = {**dict.fromkeys(counts, 1), "warmup_steps": 0}
         check_values(self, "train", least, {"batches": BATCHES, "schedule": SCHEDULES, "scores": SCORES})
+        for name in (*counts, "warmup_steps", "patience"):
+            if (getattr(self, name) or 0) >= 2**31:
+                raise UserError(f"train.{name} must be below 2^31, got {getattr(self, name)}")
         object.__setattr__(self, "overrides", _overrides(self.overrides))
         if not self.learning_rate > 0:
             raise UserError(f"train.learning_rate must be positive, got {self.learning_rate}")

@@ -24,10 +24,12 @@ from orderscale_jax.accelerators.costs import costs
 from orderscale_jax.accelerators.programs import Program, all_programs
 from orderscale_jax.cli import app, arguments
 from orderscale_jax.cli.configuration import load
-from orderscale_jax.config import default_config
+from orderscale_jax.config import Setup, default_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count
+from orderscale_jax.host import in_words
 from orderscale_jax.training.ensemble import make_setup
+from orderscale_jax.training.size import state_bytes
 
 BATCH_SIZE = 1024
 MANY_RUNS = 1024
@@ -87,6 +89,7 @@ def every_program(target: targets.Target, n_runs: int) -> list[Program]:
         config = load(config_name)
         config.train.batch_size = BATCH_SIZE
         trained[name] = (*make_setup(config), [n_runs] if config.model.n_layers > 2 else sizes)
+        check_target(trained[name][0], target, n_runs)
     analysed = {}
     for name, (n_layers, list_len) in ANALYSED.items():
         config = default_config()
@@ -94,6 +97,15 @@ def every_program(target: targets.Target, n_runs: int) -> list[Program]:
         setup, split = make_setup(config)
         analysed[name] = setup.model, split
     return list(all_programs(trained, analysed, n_runs, target.n_devices, target.kernel))
+
+
+def check_target(setup: Setup, target: targets.Target, n_runs: int):
+    """UserError if a target cannot even hold the states of so many runs."""
+    if (needed := n_runs * state_bytes(setup)) > target.memory_bytes:
+        raise UserError(
+            f"--runs={n_runs} takes at least {in_words(needed)} of memory, and {target.name} has "
+            f"{in_words(target.memory_bytes)}: give a smaller one"
+        )
 
 
 @contextlib.contextmanager

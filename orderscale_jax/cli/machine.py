@@ -13,7 +13,7 @@ import jax
 from orderscale_jax import files
 from orderscale_jax.cli import arguments
 from orderscale_jax.errors import UserError
-from orderscale_jax.training.devices import available_cores
+from orderscale_jax.host import available_cores
 from orderscale_jax.training.shares import Share, share_of_cluster
 
 SHORTEST_CACHED_COMPILATION = 0.2  # seconds; below it reading the cache hardly pays
