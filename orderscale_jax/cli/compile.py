@@ -22,7 +22,7 @@ from tqdm import tqdm
 from orderscale_jax.accelerators import targets
 from orderscale_jax.accelerators.costs import costs
 from orderscale_jax.accelerators.programs import Program, all_programs
-from orderscale_jax.cli import app, arguments
+from orderscale_jax.cli import app, arguments, machine
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.config import Setup, default_config
 from orderscale_jax.errors import UserError
@@ -40,24 +40,29 @@ TARGET = arguments.define("target", "str", None, "the device: v5e, v6e or h100."
 RUNS = arguments.define("runs", "int", 256, "how many runs train together, beside 1 and 1,024.", least=1)
 ONLY = arguments.define("only", "str", "", "only programs with this word in their name.", shown="WORD")
 OUTPUT = arguments.define(
-    "output", "str", None, "a file for the lines; they are printed in any case.", shown="FILE"
+    "output", "path", None, "a file for the lines; they are printed in any case.", shown="FILE"
 )
 
 
 def main():
     target = targets.find(arguments.required(TARGET))
+    file = None if OUTPUT.value is None else machine.Lines(OUTPUT.value)
     os.environ.update(targets.environment(target))
     jax.config.update("jax_platforms", "cpu")  # JAX read the variable when it was imported
     wanted = [program for program in every_program(target, RUNS.value) if ONLY.value in program.name]
     if not wanted:
         raise UserError(f"--only={ONLY.value}: no program has that in its name")
-    with open(OUTPUT.value, "w") if OUTPUT.value else contextlib.nullcontext() as file:
-        with _silence():
-            devices = targets.devices(target)
-        compile_all(wanted, target, devices, file)
+    with _silence():
+        devices = targets.devices(target)
+    compile_all(wanted, target, devices, file)
 
 
-def compile_all(wanted: Sequence[Program], target: targets.Target, devices: Sequence[jax.Device], file=None):
+def compile_all(
+    wanted: Sequence[Program],
+    target: targets.Target,
+    devices: Sequence[jax.Device],
+    file: machine.Lines | None = None,
+):
     """Compiles programs; every line is printed, and written to `file` if there is one.
 
     Raises:
@@ -75,8 +80,9 @@ def compile_all(wanted: Sequence[Program], target: targets.Target, devices: Sequ
             continue
         if not line["fits"]:
             wrong.append(f"{program.name} takes {line['memory_bytes'] / 1e9:.1f} GB, more than there is")
-        for stream in filter(None, (sys.stdout, file)):
-            print(json.dumps(line), file=stream, flush=True)
+        print(json.dumps(line), flush=True)
+        if file is not None:
+            file.add(json.dumps(line))
     if wrong:
         number = f"{len(wrong)} of {count(len(wanted), 'program')}"
         raise UserError(f"{number} cannot run on {target.name}: {'; '.join(wrong)}")
