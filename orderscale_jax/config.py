@@ -12,7 +12,7 @@ from ml_collections import config_dict
 
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig, array_names, matching_arrays
-from orderscale_jax.options import check_types, check_values, is_float32, meanings
+from orderscale_jax.options import check_types, check_values, is_float32, meanings, shown
 from orderscale_jax.task import TaskConfig
 
 BATCHES = ("reshuffle", "replay", "resample", "mirrored", "sampled")
@@ -106,6 +106,9 @@ class TrainConfig:
         counts = ("batch_size", "max_steps", "eval_every", "eval_batch_size", "max_attempts")
         least = {**dict.fromkeys(counts, 1), "warmup_steps": 0}
         check_values(self, "train", least, {"batches": BATCHES, "schedule": SCHEDULES, "scores": SCORES})
+        for name in (*counts, "warmup_steps", "patience"):
+            if (getattr(self, name) or 0) >= 2**31:
+                raise UserError(f"train.{name} must be below 2^31, got {getattr(self, name)}")
         object.__setattr__(self, "overrides", _overrides(self.overrides))
         if not self.learning_rate > 0:
             raise UserError(f"train.learning_rate must be positive, got {self.learning_rate}")
@@ -143,7 +146,7 @@ def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
     found = []
     for entry in entries:
         if not isinstance(entry, tuple | list) or len(entry) != 3:
-            raise UserError(f"train.overrides holds (pattern, field, value), got {entry!r}")
+            raise UserError(f"train.overrides holds (pattern, field, value), got {shown(entry)}")
         pattern, field, value = entry
         number = isinstance(value, int | float) and not isinstance(value, bool)  # what JSON can hold
         number = number and is_float32(value)
@@ -151,7 +154,7 @@ def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
         if not is_word or field not in OVERRIDES or not number:
             raise UserError(
                 "train.overrides holds (pattern, field, value) with a word without spaces or semicolons, one "
-                f"of {', '.join(OVERRIDES)}, and a number; got {entry!r}"
+                f"of {', '.join(OVERRIDES)}, and a number; got {shown(entry)}"
             )
         is_step = field in ("first_step", "last_step")
         wrong = (field == "beta2" and value >= 1) or (field == "epsilon" and value == 0)
@@ -225,6 +228,31 @@ class WandbConfig:
         check_types(self, "wandb")
 
 
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """What stands at the top of the configuration of a sweep, beside base and grid.
+
+    Attributes:
+      seeds: runs of each cell.
+      first_seed: seed of a cell's first run; the others follow it.
+      success: accuracy from which a run counts as one, in figures and sentences.
+      save_seconds: time between two savings of the runs in flight, each after a validation; 0 saves at
+        every one.
+    """
+
+    seeds: int
+    first_seed: int
+    success: float
+    save_seconds: float
+
+    def __post_init__(self):
+        check_types(self, "config")
+        check_values(self, "config", {"seeds": 1, "save_seconds": 0}, {})
+        check_seeds(self.first_seed, self.seeds)
+        if not 0 <= self.success <= 1:
+            raise UserError(f"config.success is a fraction, from 0 to 1; got {self.success}")
+
+
 GROUPS = {"": RunConfig, "task": TaskConfig, "model": ModelConfig, "train": TrainConfig, "wandb": WandbConfig}
 
 
@@ -285,6 +313,38 @@ def check_config(config: ml_collections.ConfigDict):
         raise UserError(f"the configuration says nothing of {missing[0]}: start from default_config()")
     _build(RunConfig, "", {name: value for name, value in config.items() if name not in GROUPS})
     _build(WandbConfig, "wandb", config.wandb)
+
+
+def check_sweep(config: ml_collections.ConfigDict):
+    """UserError unless `config` is that of a sweep, as far as it can be told without its cells."""
+    if "grid" not in config:
+        raise UserError("this is the configuration of one run, not of a sweep: give it to `orderscale train`")
+    top = {name: value for name, value in config.items() if name not in ("base", "grid")}
+    names = [field.name for field in dataclasses.fields(SweepConfig)]
+    if missing := [name for name in (*names, "base") if name not in config]:
+        raise UserError(f"the sweep says nothing of {missing[0]}: make it with sweep_config()")
+    if unknown := sorted(set(top) - set(names)):
+        raise UserError(f"unknown option {unknown[0]}; a sweep has base, grid, {', '.join(names)}")
+    SweepConfig(**top)
+    for group in ("task", "model", "train"):
+        if not isinstance(config.base, ml_collections.ConfigDict) or group not in config.base:
+            raise UserError(f"the base of a sweep needs the group {group}: start from default_config()")
+    for axis in config.grid if isinstance(config.grid, tuple | list) else [config.grid]:
+        if not _is_axis(axis):
+            raise UserError(
+                "the grid of a sweep holds fields with their values, as sweep_config() makes it of "
+                f"{{'model.n_layers': (1, 2)}}; got {shown(axis)}"
+            )
+
+
+def _is_axis(axis: Any) -> bool:
+    """Whether it is (fields, values) with a value for each field in each."""
+    several = (tuple, list)
+    if not isinstance(axis, several) or len(axis) != 2 or not all(isinstance(x, several) for x in axis):
+        return False
+    fields, values = axis
+    right = all(isinstance(value, several) and len(value) == len(fields) for value in values)
+    return right and bool(fields) and all(isinstance(field, str) for field in fields)
 
 
 def task_config(config: ml_collections.ConfigDict) -> TaskConfig:
@@ -353,7 +413,7 @@ def validation_lists_seen(config: ml_collections.ConfigDict) -> bool | None:
 
 def _build(cls, group: str, values, **more):
     if not isinstance(values, dict | ml_collections.ConfigDict):
-        raise UserError(f"{group} must be a group of options, got {values!r}")
+        raise UserError(f"{group} must be a group of options, got {shown(values)}")
     known = {field.name for field in dataclasses.fields(cls)} - set(more)
     if unknown := sorted(set(values) - known):
         where = f"{group}." if group else ""

@@ -11,3 +11,10 @@ class UserError(ValueError):
 
 class MissingPackage(UserError, ModuleNotFoundError):
     """An optional package is needed and not installed."""
+
+
+def check_kind(name: str, value: object, kind: type):
+    """UserError unless the argument `name` is of a class, as the most natural mistake is to give another."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise UserError(f"{name} must be {article} {kind.__name__}, got {type(value).__name__}")

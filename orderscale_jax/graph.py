@@ -15,6 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from orderscale_jax.errors import UserError
+from orderscale_jax.host import check_memory
+from orderscale_jax.options import check_types, check_values
+
+EDGE_BYTES = 150  # of an `Edge`, measured
 
 
 class Edge(NamedTuple):
@@ -33,10 +37,19 @@ def position_names(list_len: int) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """The information-flow graph of a model with `n_layers` layers on lists of `list_len` digits."""
+    """The information-flow graph of a model with `n_layers` layers on lists of `list_len` digits.
+
+    Raises:
+      UserError: one of them is no whole number from 1 on; later, where what is asked for needs more memory
+        than there is.
+    """
 
     list_len: int
     n_layers: int
+
+    def __post_init__(self):
+        check_types(self, "Graph")
+        check_values(self, "Graph", {"list_len": 1, "n_layers": 1}, {})
 
     @property
     def n_positions(self) -> int:
@@ -60,6 +73,7 @@ class Graph:
         In layer 0 an output reads only itself, and what it reads is then discarded (`carries`).
         """
         n = self.list_len
+        self._check_memory("a mask of", self.n_positions**2)
         mask = np.tril(np.ones((self.n_positions, self.n_positions), bool), k=-1)
         mask[0, 0] = True  # the first digit has nothing before it; a softmax needs one key
         mask[n + 1 :, :n] = False
@@ -81,6 +95,11 @@ class Graph:
     @functools.cached_property
     def edges(self) -> tuple[Edge, ...]:
         """Every edge, ordered by layer, query, key (13 for two layers and n=2, 20 for three)."""
+        n = (
+            self.list_len
+        )  # digits read digits, SEP all digits, outputs SEP and outputs, in layer 0 themselves
+        first, later = 1 + n * (n - 1) // 2 + 2 * n, 1 + n * (n - 1) + 2 * n
+        self._check_memory("the edges of", EDGE_BYTES * (first + (self.n_layers - 1) * later))
         return tuple(
             Edge(layer, int(query), int(key))
             for layer in range(self.n_layers)
@@ -90,7 +109,7 @@ class Graph:
     @functools.cached_property
     def live_edges(self) -> tuple[Edge, ...]:
         """The edges through which anything can reach the logits (5 of 13, 12 of 20 for n=2)."""
-        return tuple(sorted(frozenset().union(*(self.upstream(self.n_layers, o) for o in self.outputs))))
+        return tuple(sorted(self._reaching(self.n_layers, self.outputs)))
 
     def is_live(self, edge: Edge | str) -> bool:
         """Whether anything can reach the logits through an edge; UserError if it does not exist."""
@@ -100,17 +119,12 @@ class Graph:
     def _live(self) -> frozenset[Edge]:
         return frozenset(self.live_edges)
 
-    @functools.cache  # noqa: B019 - graphs are tiny, frozen and few
     def upstream(self, layer: int, position: int) -> frozenset[Edge]:
         """The edges that can change the residual which `position` carries into `layer`.
 
         `layer == n_layers` asks about the final residual.
         """
-        if layer == 0:
-            return frozenset()
-        reads = self.reads(layer - 1, position)
-        sources = {position, *(edge.key for edge in reads)}
-        return frozenset(reads).union(*(self.upstream(layer - 1, source) for source in sources))
+        return self._reaching(layer, [position])
 
     def label(self, edge: tuple[int, int, int]) -> str:
         """`L0 SEP<-d1`: layer, query, key."""
@@ -173,3 +187,17 @@ class Graph:
 
     def _pairs(self, layer: int) -> list[str]:
         return [f"({e.query}, {e.key})" for e in self.edges if e.layer == layer]
+
+    def _reaching(self, layer: int, positions: Iterable[int]) -> frozenset[Edge]:
+        """The edges that can change the residual of one of these positions before `layer`."""
+        found, sources = set(), set(positions)
+        for below in reversed(range(layer)):
+            read = [edge for source in sources for edge in self.reads(below, source)]
+            found.update(read)
+            sources.update(edge.key for edge in read)
+        return frozenset(found)
+
+    def _check_memory(self, what: str, n_bytes: int):
+        """UserError if so many bytes are more than all that is free."""
+        shape = f"list_len={self.list_len} and n_layers={self.n_layers}"
+        check_memory(n_bytes, f"{what} a graph with {shape} take", "give shorter lists or fewer layers")

@@ -13,6 +13,7 @@ import numpy as np
 from orderscale_jax.errors import UserError
 
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of a normal float32
+MOST = 2**63  # no whole number reaches it
 _KINDS = {  # annotation without `| None`: (what it is called, what fits)
     "int": ("a whole number", numbers.Integral),
     "float": ("a number", numbers.Real),
@@ -31,12 +32,23 @@ def check_types(options: Any, group: str):
         name, fitting = _KINDS[kind]
         if not isinstance(value, fitting) or (isinstance(value, bool) and kind != "bool"):
             raise UserError(
-                f"{group}.{field.name} must be {name}{' or None' * bool(optional)}, got {value!r}"
+                f"{group}.{field.name} must be {name}{' or None' * bool(optional)}, got {shown(value)}"
             )
         if isinstance(value, np.generic):  # whose arithmetic overflows
             object.__setattr__(options, field.name, value.item())
-        if isinstance(value, float) and not is_float32(value):
-            raise UserError(f"{group}.{field.name} must be a finite number of 32 bits, got {value!r}")
+        if kind == "float" and not is_float32(value):
+            raise UserError(f"{group}.{field.name} must be a finite number of 32 bits, got {shown(value)}")
+        if kind == "int" and not -MOST <= value < MOST:
+            raise UserError(f"{group}.{field.name} must be a whole number of 64 bits, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A wrong value on one short line."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def is_float32(value: float) -> bool:
@@ -51,7 +63,7 @@ def check_values(options: Any, group: str, least: dict[str, int], choices: dict[
             raise UserError(f"{group}.{name} must be at least {limit}, got {value}")
     for name, words in choices.items():
         if (value := getattr(options, name)) not in words:
-            raise UserError(f"{group}.{name} must be one of {', '.join(words)}; got {value!r}")
+            raise UserError(f"{group}.{name} must be one of {', '.join(words)}; got {shown(value)}")
 
 
 def meanings(cls: type) -> dict[str, str]:

@@ -11,12 +11,15 @@ import dataclasses
 import numpy as np
 
 from orderscale_jax.errors import UserError
+from orderscale_jax.host import check_memory
 from orderscale_jax.options import check_types, check_values
 
 DUPLICATES = ("all", "none", "train_only")
 SPLITS = ("published", "paired", "one_order")
 LARGEST_SPLIT = 256 * 2**20  # bytes of all lists as int32; beyond it lists are sampled (50^4 fit, 100^4 not)
 N_SAMPLED_VALIDATION = 8_192
+MOST_DIGITS = 2**31 - 3  # tokens are 32-bit numbers, and SEP and MASK are two of them
+SPLIT_BYTES = 80  # of memory per list while they are split, measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +53,16 @@ class TaskConfig:
         check_types(self, "task")
         words = {"duplicates": DUPLICATES, "split": SPLITS}
         check_values(self, "task", {"list_len": 1, "n_digits": 2}, words)
+        if self.n_digits > MOST_DIGITS:
+            raise UserError(f"task.n_digits must be at most {MOST_DIGITS}, got {self.n_digits}")
         if not 0 <= self.paired_share <= 1:
             raise UserError(f"task.paired_share is a fraction, from 0 to 1; got {self.paired_share}")
         if self.paired_share != 1 and self.split != "paired":
             raise UserError(f"task.paired_share says nothing where task.split is {self.split!r}")
         if self.split != "published" and not self.is_exhaustive:
-            raise UserError(f"task.split={self.split!r} needs all {self.n_lists} lists, which are too many")
+            raise UserError(
+                f"task.split={self.split!r} needs all lists, and {self.n_digits}^{self.list_len} are too many"
+            )
         if not 0.0 < self.train_fraction < 1.0:
             raise UserError(f"task.train_fraction must lie between 0 and 1, got {self.train_fraction}")
         if not 0 <= self.split_seed < 2**32:
@@ -73,7 +80,16 @@ class TaskConfig:
     @property
     def is_exhaustive(self) -> bool:
         """Whether every list can be held in memory and split; otherwise training lists are sampled."""
+        if self.list_len >= LARGEST_SPLIT.bit_length():  # even of two digits there are too many
+            return False
         return self.n_lists * self.list_len * np.dtype(np.int32).itemsize <= LARGEST_SPLIT
+
+    @property
+    def split_bytes(self) -> int:
+        """Memory that it takes at least to make the lists of `make_split`."""
+        if self.is_exhaustive:
+            return self.n_lists * SPLIT_BYTES
+        return N_SAMPLED_VALIDATION * self.list_len * np.dtype(np.int32).itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +108,12 @@ def make_split(config: TaskConfig) -> Split:
     hold as many training lists, or as many as whole sets give, chosen set by set: see `TaskConfig.split`.
 
     Raises:
-      UserError: a side would be empty, or there are not enough sets of digits.
+      UserError: a side would be empty, there are not enough sets of digits, or not enough memory.
     """
     if not isinstance(config, TaskConfig):
         raise UserError(f"make_split needs a TaskConfig, got {type(config).__name__}")
+    what = f"the lists of task.n_digits={config.n_digits} and task.list_len={config.list_len} take"
+    check_memory(config.split_bytes, what, "give fewer digits or shorter lists")
     if not config.is_exhaustive:
         return Split(None, _sample_validation(config))
     numbers = np.arange(config.n_lists)  # of lists in lexicographic order: the digits, read as one number

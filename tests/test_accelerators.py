@@ -15,6 +15,7 @@ import pytest
 from orderscale_jax.accelerators import hlo, targets
 from orderscale_jax.accelerators.programs import Program, all_programs, training_step
 from orderscale_jax.cli import compile as command
+from orderscale_jax.cli import machine
 from orderscale_jax.config import LAST_SCORES, Setup, TrainConfig, as_drawn
 from orderscale_jax.errors import MissingPackage, UserError
 from orderscale_jax.model import ModelConfig
@@ -281,8 +282,7 @@ def here(memory_bytes=1e9) -> targets.Target:
 def test_each_program_has_a_line(capsys, tmp_path):
     setup, _ = small()
     program = training_step("x", setup, 2, None)
-    with open(tmp_path / "lines", "w") as file:
-        command.compile_all([program], here(), jax.devices(), file)
+    command.compile_all([program], here(), jax.devices(), machine.Lines(tmp_path / "lines"))
     said = capsys.readouterr().out
     assert (tmp_path / "lines").read_text() == said
     line = json.loads(said)

@@ -227,7 +227,10 @@ BAD = {
     "too few": (["analyze", "--checkpoint=two_layer", "--output=new", "--examples=0"], "expected 1 or more"),
     "no weights": (["import-torch", "--source=other.npz", "--output=new"], "array embed.W_E is missing"),
     "no folder": (["reproduce", "--published=nowhere", "--output=new"], "nowhere: No such file or directory"),
-    "no place": (["benchmark", "--output=nowhere/lines"], "nowhere/lines: No such file or directory"),
+    "no place": (
+        ["benchmark", "--output=nowhere/lines"],
+        "nowhere/lines cannot be written: No such file or directory",
+    ),
     "no target": (["compile", "--target=a100"], "no target 'a100'; there are v5e, v6e and h100"),
     "which target": (["compile"], "--target is required: the device: v5e, v6e or h100"),
     "nothing published": (

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from orderscale_jax import host
 from orderscale_jax.training import devices
 
 COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -158,23 +159,23 @@ def test_a_placement_says_what_it_is():
 
 
 def test_cores_are_those_that_may_be_used(monkeypatch, tmp_path):
-    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: range(6), raising=False)
-    monkeypatch.setattr(devices, "CONTROL_GROUP", tmp_path)
-    assert devices.available_cores() == 6
+    monkeypatch.setattr(host.os, "sched_getaffinity", lambda process: range(6), raising=False)
+    monkeypatch.setattr(host, "CONTROL_GROUP", tmp_path)
+    assert host.available_cores() == 6
     for quota, cores in (("max 100000", 6), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 6)):
         (tmp_path / "cpu.max").write_text(f"{quota}\n")
-        assert devices.available_cores() == cores, quota
+        assert host.available_cores() == cores, quota
 
 
 def test_free_memory_is_what_a_container_leaves(monkeypatch, tmp_path):
-    monkeypatch.setattr(devices, "CONTROL_GROUP", tmp_path)
-    free = devices.free_host_memory()
+    monkeypatch.setattr(host, "CONTROL_GROUP", tmp_path)
+    free = host.free_memory()
     assert free > 2**28
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    assert devices.free_host_memory() > free / 2
+    assert host.free_memory() > free / 2
     (tmp_path / "memory.max").write_text("50000\n")
-    assert devices.free_host_memory() == 49_000
+    assert host.free_memory() == 49_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -216,9 +216,9 @@ def test_no_digit_is_taken_for_a_token():
         ({"paired_share": 1.5, "split": "paired"}, "task.paired_share is a fraction, from 0 to 1; got 1.5"),
         (
             {"split": "paired", "list_len": 8},
-            "task.split='paired' needs all 10{16} lists, which are too many",
+            "task.split='paired' needs all lists, and 100.8 are too many",
         ),
-        ({"split": "one_order", "list_len": 8}, "task.split='one_order' needs all 10{16} lists"),
+        ({"split": "one_order", "list_len": 8}, "task.split='one_order' needs all lists, and 100.8 are"),
         ({"list_len": 1, "duplicates": "none"}, "lists of one digit are all duplicates"),
         ({"list_len": 2.0}, r"task.list_len must be a whole number, got 2\.0"),
         ({"n_digits": True}, "task.n_digits must be a whole number, got True"),

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from orderscale_jax.analysis.printing import Printable
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import MODE_WORDS, columns, percent, points
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model import Interventions, ListTransformer, keep_weights, metrics, scales
@@ -103,6 +103,7 @@ def ablate_edges(
     Raises:
       UserError: the mode or head does not exist, or the lists do not fit the model.
     """
+    check_kind("model", model, ListTransformer)
     config = model.config
     check_mode(mode)
     check_head(config, head)

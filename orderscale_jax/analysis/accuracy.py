@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from orderscale_jax.analysis.printing import Printable
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, percent
 from orderscale_jax.model import ListTransformer, metrics
 
@@ -48,6 +48,7 @@ def accuracy_on(model: ListTransformer, lists: np.ndarray) -> Accuracy:
     Raises:
       UserError: no lists, or lists that do not fit the model.
     """
+    check_kind("model", model, ListTransformer)
     lists = np.asarray(model.config.check_lists(lists))
     if not len(lists):
         raise UserError("the accuracy on no lists does not exist: give at least one")

@@ -9,7 +9,7 @@ import numpy as np
 
 from orderscale_jax.analysis.observation import Observation, intervene
 from orderscale_jax.analysis.printing import Printable
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.graph import Edge, Graph
 
@@ -47,6 +47,7 @@ class AttentionStatistics(Printable):
 
 def attention_statistics(observation: Observation) -> AttentionStatistics:
     """Mean patterns, what is lost by using them, and the alphas and betas of every list (section 4)."""
+    check_kind("observation", observation, Observation)
     mean = observation.patterns.mean(1, dtype=np.float64).astype(np.float32)
     return AttentionStatistics(
         mean_pattern=mean,
@@ -94,6 +95,7 @@ def sep_attention(observation: Observation, layer: int = 0) -> SepAttention:
     Raises:
       UserError: the layer does not exist.
     """
+    check_kind("observation", observation, Observation)
     n_layers = observation.graph.n_layers
     if not 0 <= layer < n_layers:
         raise UserError(f"layer {layer} does not exist: the model has layers 0 … {n_layers - 1}")

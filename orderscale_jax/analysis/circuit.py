@@ -21,7 +21,7 @@ from flax import nnx
 
 from orderscale_jax.analysis.observation import Observation, chunks
 from orderscale_jax.analysis.printing import Printable
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import count, enumerate_words
 from orderscale_jax.model import ModelConfig
 
@@ -65,6 +65,7 @@ class Circuit(Printable):
 
 def misfits(config: ModelConfig) -> tuple[str, ...]:
     """What about a model the equations do not describe; empty if they hold."""
+    check_kind("config", config, ModelConfig)
     shape = {
         count(config.n_layers, "layer"): config.n_layers != 2,
         f"lists of {count(config.list_len, 'digit')}": config.list_len != 2,
@@ -141,6 +142,7 @@ def closed_form(observation: Observation) -> ClosedForm:
     Raises:
       UserError: the model is not of the kind that the equations describe.
     """
+    check_kind("observation", observation, Observation)
     circuits(observation)  # for its check of the model
     differences, predictions = [], []
     graphdef, state = nnx.split(observation.model)

@@ -16,6 +16,7 @@ import numpy as np
 from orderscale_jax.analysis.circuit import Circuit, circuits
 from orderscale_jax.analysis.observation import Observation
 from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns, number, percent
 
 ALPHAS = ((0.0, 1.0), (1.0, 0.0))  # (alpha_1, alpha_2) put into the difference
@@ -83,6 +84,7 @@ def decompose_difference(observation: Observation) -> Difference:
     Raises:
       UserError: the model is not of the kind that the equations describe (see `circuit.misfits`).
     """
+    check_kind("observation", observation, Observation)
     gaps, hits = [], []
     for circuit in circuits(observation):
         base, terms = circuit.o1_logits(), difference_terms(circuit)

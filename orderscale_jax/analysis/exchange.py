@@ -14,7 +14,7 @@ from orderscale_jax.analysis.circuit import circuits
 from orderscale_jax.analysis.difference import with_alpha
 from orderscale_jax.analysis.observation import Observation, intervene
 from orderscale_jax.analysis.printing import Printable
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, percent
 
 
@@ -61,6 +61,7 @@ def exchange_in_closed_form(observation: Observation) -> Exchange:
     Raises:
       UserError: the model is not of the kind that the equations describe (see `circuit.misfits`).
     """
+    check_kind("observation", observation, Observation)
     predictions = []
     for circuit in circuits(observation):
         exchanged = with_alpha(circuit, circuit.alpha_2, circuit.alpha_1)
@@ -77,6 +78,7 @@ def exchange_in_model(observation: Observation, first: int = 0, second: int = 1)
     Raises:
       UserError: the list does not have two such digits.
     """
+    check_kind("observation", observation, Observation)
     n, (L, _, _, T, _) = observation.graph.list_len, observation.patterns.shape
     if not (0 <= first < n and 0 <= second < n and first != second):
         raise UserError(f"cannot exchange digits {first} and {second}: two different ones of 0 … {n - 1}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from orderscale_jax.analysis.errors import OutputErrors, output_errors
 from orderscale_jax.analysis.observation import Observation, Outcome, intervene
 from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import MODE_WORDS
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model.interventions import check_mode, keep_weights
@@ -51,6 +52,7 @@ def ablate_jointly(
     Raises:
       UserError: an edge, the head or the mode does not exist.
     """
+    check_kind("observation", observation, Observation)
     check_mode(mode)
     edges = observation.graph.check(edges)
     keep = keep_weights(observation.model.config, edges, head=head)

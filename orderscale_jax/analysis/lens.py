@@ -9,6 +9,7 @@ import numpy as np
 from orderscale_jax import task
 from orderscale_jax.analysis.observation import Observation
 from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns, percent
 from orderscale_jax.graph import position_names
 
@@ -41,6 +42,7 @@ class LogitLens(Printable):
 
 def logit_lens(observation: Observation) -> LogitLens:
     """The logit lens at every position and layer, for every list (section 3, Figure 1)."""
+    check_kind("observation", observation, Observation)
     model, lists = observation.model, observation.lists
     tokens = task.tokens(lists, model.config.n_digits)
     spelled = (np.asarray(model.embed.W_E[...]) @ np.asarray(model.unembed.W_U[...])).argmax(-1)  # [V]

@@ -16,7 +16,7 @@ from flax import nnx
 
 from orderscale_jax import task
 from orderscale_jax.analysis.printing import Printable
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import Interventions, ListTransformer, metrics
@@ -118,6 +118,7 @@ def observe(model: ListTransformer, lists: np.ndarray) -> Observation:
     Raises:
       UserError: no lists, lists of another length, or digits outside the model's alphabet.
     """
+    check_kind("model", model, ListTransformer)
     lists = task.check_lists(lists, model.config.list_len, model.config.n_digits)
     if not len(lists):
         raise UserError("there is nothing to analyse: give at least one list")
@@ -154,6 +155,7 @@ def intervene(
     Raises:
       UserError: a shape, type or value is not as it must be.
     """
+    check_kind("observation", observation, Observation)
     given = Interventions(keep, renormalize, patterns, patterns_at)
     given = checked(given, observation.model.config, len(observation.lists))
     keep, patterns, patterns_at = given.keep, given.patterns, given.patterns_at

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from flax import nnx
 
 from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns
 from orderscale_jax.model import ListTransformer, frozen_projections
 
@@ -57,6 +58,7 @@ def parameter_overview(model: ListTransformer, untrained: Collection[str] = ()) 
 
     `untrained` names arrays that the training left as they were drawn (`config.untrained_arrays`).
     """
+    check_kind("model", model, ListTransformer)
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
     named = [(".".join(map(str, path)), x.shape) for path, x in state]
     learned = [Parameter(name, shape, name not in untrained) for name, shape in named]

@@ -16,6 +16,7 @@ from orderscale_jax.analysis.errors import structure_p_value
 from orderscale_jax.analysis.joint import JointAblation
 from orderscale_jax.analysis.separability import Separability
 from orderscale_jax.analysis.study import Study
+from orderscale_jax.errors import check_kind
 from orderscale_jax.files import plain
 from orderscale_jax.model import ModelConfig
 
@@ -41,6 +42,7 @@ def tabulate(
       `config`, `val`, `ablation`, `mean_pattern`, … with the keys and meanings of the published
       results; numbers that do not exist (a mean over no lists) are None.
     """
+    check_kind("found", found, Study)
     seen, lens = found.observation, found.lens
     config = seen.model.config
     out = {

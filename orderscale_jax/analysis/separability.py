@@ -10,6 +10,7 @@ import numpy as np
 
 from orderscale_jax.analysis.observation import Observation, chunks
 from orderscale_jax.analysis.printing import Printable
+from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns, number, percent
 
 HARD_MARGIN = 1e6  # C of the support vector machine; so large that no point may lie inside the margin
@@ -65,6 +66,7 @@ def separate_outputs(observation: Observation) -> Separability:
     Whether one exists is decided first, exactly, by linear programming: where no plane separates
     the points a hard margin is not defined, and the accuracy is that of a soft one.
     """
+    check_kind("observation", observation, Observation)
     residuals = observation.residuals[:MAX_LISTS]
     projections = residuals @ np.asarray(observation.model.pos_embed.W_pos[...]).T
     pairs = itertools.pairwise(range(projections.shape[1]))
@@ -144,6 +146,7 @@ class Reconstruction(Printable):
 
 def reconstruct_from_positions(observation: Observation) -> Reconstruction:
     """Keeps of each final residual only what lies in the span of the position vectors, and unembeds it."""
+    check_kind("observation", observation, Observation)
     P = np.asarray(observation.model.pos_embed.W_pos[...], np.float64)
     onto_span = np.linalg.pinv(P) @ P  # [D, D]
     predictions = []

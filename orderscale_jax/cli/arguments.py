@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import Any
 
@@ -11,9 +12,24 @@ from orderscale_jax.config import overrides_text, parse_overrides
 from orderscale_jax.errors import UserError
 
 WIDTH = 80  # columns of --help
-KINDS = {  # as options are annotated: (from text, what fits)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError
+    return value
+
+
+def _path(text: str) -> str:
+    if not text.strip():
+        raise ValueError
+    return text
+
+
+KINDS = {  # as options are annotated, and "path": (from text, what fits)
     "int": (int, "a whole number"),
-    "float": (float, "a number"),
+    "float": (_finite, "a number"),
+    "path": (_path, "a path"),
     "bool": (flags.BooleanParser().parse, "true or false"),
     "str": (str, "a word"),
     "tuple": (parse_overrides, "PATTERN FIELD VALUE, with semicolons between several"),
@@ -75,11 +91,11 @@ def required(holder: flags.FlagHolder) -> Any:
     """The value of a flag that must be given.
 
     Raises:
-      UserError: it was not.
+      UserError: it was not, or is empty.
     """
-    if holder.value is None:
-        meaning = flags.FLAGS[holder.name].help
-        raise UserError(f"--{holder.name} is required: {meaning[0].lower()}{meaning[1:].rstrip('.')}")
+    if holder.value is None or not holder.value.strip():
+        meaning, empty = flags.FLAGS[holder.name].help, "" if holder.value is None else ", and it is empty"
+        raise UserError(f"--{holder.name} is required{empty}: {meaning[0].lower()}{meaning[1:].rstrip('.')}")
     return holder.value
 
 

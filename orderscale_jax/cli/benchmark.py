@@ -9,9 +9,7 @@ machines drift.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 import time
 
 import jax
@@ -23,7 +21,7 @@ from orderscale_jax import checkpoint
 from orderscale_jax.accelerators import hlo, programs, targets
 from orderscale_jax.analysis import ablate_edges
 from orderscale_jax.analysis.ablation import count_right
-from orderscale_jax.cli import arguments, peers
+from orderscale_jax.cli import arguments, machine, peers
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.config import default_config, table_config
 from orderscale_jax.model import MODES, bind, init_params
@@ -36,7 +34,7 @@ NEVER = 2.0  # an accuracy at which no run stops
 PUBLISHED_STEPS_PER_SECOND = 141  # two layers, batch 1024, one run at a time on an unnamed CUDA GPU
 
 OUTPUT = arguments.define(
-    "output", "str", None, "a file for the lines; they are printed in any case.", shown="FILE"
+    "output", "path", None, "a file for the lines; they are printed in any case.", shown="FILE"
 )
 ROUNDS = arguments.define("rounds", "int", 5, "how often each pair is timed.", least=1)
 SEEDS = arguments.define(
@@ -52,18 +50,18 @@ DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of
 
 
 def main():
-    file = open(OUTPUT.value, "w") if OUTPUT.value else contextlib.nullcontext()
-    with file:
-        measure(file if OUTPUT.value else None)
+    measure(None if OUTPUT.value is None else machine.Lines(OUTPUT.value))
 
 
-def measure(file):
+def measure(file: machine.Lines | None):
     """Measures everything; every line is printed, and written to `file` if there is one."""
 
     def tell(name, value, unit):
-        line = {"name": name, "value": float(value), "unit": unit, "device": jax.devices()[0].device_kind}
-        for stream in filter(None, (sys.stdout, file)):
-            print(json.dumps(line), file=stream, flush=True)
+        device = jax.devices()[0].device_kind
+        line = json.dumps({"name": name, "value": float(value), "unit": unit, "device": device})
+        print(line, flush=True)
+        if file is not None:
+            file.add(line)
 
     for label, n_layers in (("two_layer", 2), ("three_layer", 3)):
         training_speed(tell, label, n_layers)

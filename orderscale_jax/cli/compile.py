@@ -22,12 +22,14 @@ from tqdm import tqdm
 from orderscale_jax.accelerators import targets
 from orderscale_jax.accelerators.costs import costs
 from orderscale_jax.accelerators.programs import Program, all_programs
-from orderscale_jax.cli import app, arguments
+from orderscale_jax.cli import app, arguments, machine
 from orderscale_jax.cli.configuration import load
-from orderscale_jax.config import default_config
+from orderscale_jax.config import Setup, default_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count
+from orderscale_jax.host import in_words
 from orderscale_jax.training.ensemble import make_setup
+from orderscale_jax.training.size import state_bytes
 
 BATCH_SIZE = 1024
 MANY_RUNS = 1024
@@ -38,24 +40,29 @@ TARGET = arguments.define("target", "str", None, "the device: v5e, v6e or h100."
 RUNS = arguments.define("runs", "int", 256, "how many runs train together, beside 1 and 1,024.", least=1)
 ONLY = arguments.define("only", "str", "", "only programs with this word in their name.", shown="WORD")
 OUTPUT = arguments.define(
-    "output", "str", None, "a file for the lines; they are printed in any case.", shown="FILE"
+    "output", "path", None, "a file for the lines; they are printed in any case.", shown="FILE"
 )
 
 
 def main():
     target = targets.find(arguments.required(TARGET))
+    file = None if OUTPUT.value is None else machine.Lines(OUTPUT.value)
     os.environ.update(targets.environment(target))
     jax.config.update("jax_platforms", "cpu")  # JAX read the variable when it was imported
     wanted = [program for program in every_program(target, RUNS.value) if ONLY.value in program.name]
     if not wanted:
         raise UserError(f"--only={ONLY.value}: no program has that in its name")
-    with open(OUTPUT.value, "w") if OUTPUT.value else contextlib.nullcontext() as file:
-        with _silence():
-            devices = targets.devices(target)
-        compile_all(wanted, target, devices, file)
+    with _silence():
+        devices = targets.devices(target)
+    compile_all(wanted, target, devices, file)
 
 
-def compile_all(wanted: Sequence[Program], target: targets.Target, devices: Sequence[jax.Device], file=None):
+def compile_all(
+    wanted: Sequence[Program],
+    target: targets.Target,
+    devices: Sequence[jax.Device],
+    file: machine.Lines | None = None,
+):
     """Compiles programs; every line is printed, and written to `file` if there is one.
 
     Raises:
@@ -73,8 +80,9 @@ def compile_all(wanted: Sequence[Program], target: targets.Target, devices: Sequ
             continue
         if not line["fits"]:
             wrong.append(f"{program.name} takes {line['memory_bytes'] / 1e9:.1f} GB, more than there is")
-        for stream in filter(None, (sys.stdout, file)):
-            print(json.dumps(line), file=stream, flush=True)
+        print(json.dumps(line), flush=True)
+        if file is not None:
+            file.add(json.dumps(line))
     if wrong:
         number = f"{len(wrong)} of {count(len(wanted), 'program')}"
         raise UserError(f"{number} cannot run on {target.name}: {'; '.join(wrong)}")
@@ -87,6 +95,7 @@ def every_program(target: targets.Target, n_runs: int) -> list[Program]:
         config = load(config_name)
         config.train.batch_size = BATCH_SIZE
         trained[name] = (*make_setup(config), [n_runs] if config.model.n_layers > 2 else sizes)
+        check_target(trained[name][0], target, n_runs)
     analysed = {}
     for name, (n_layers, list_len) in ANALYSED.items():
         config = default_config()
@@ -94,6 +103,15 @@ def every_program(target: targets.Target, n_runs: int) -> list[Program]:
         setup, split = make_setup(config)
         analysed[name] = setup.model, split
     return list(all_programs(trained, analysed, n_runs, target.n_devices, target.kernel))
+
+
+def check_target(setup: Setup, target: targets.Target, n_runs: int):
+    """UserError if a target cannot even hold the states of so many runs."""
+    if (needed := n_runs * state_bytes(setup)) > target.memory_bytes:
+        raise UserError(
+            f"--runs={n_runs} takes at least {in_words(needed)} of memory, and {target.name} has "
+            f"{in_words(target.memory_bytes)}: give a smaller one"
+        )
 
 
 @contextlib.contextmanager

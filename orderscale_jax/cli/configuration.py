@@ -13,18 +13,13 @@ from typing import Any
 import ml_collections
 
 from orderscale_jax.cli import arguments
-from orderscale_jax.config import GROUPS, check_config, options
+from orderscale_jax.config import GROUPS, SweepConfig, check_config, check_sweep, options
 from orderscale_jax.errors import UserError
+from orderscale_jax.options import meanings
 
 PACKAGE = Path(__file__).parents[1]
 # In an installed package they are in it, in a clone beside it.
 SHIPPED = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
-OF_A_SWEEP = (  # name, kind and meaning of what `sweep_config` takes beside base and grid
-    ("seeds", "int", "runs of each cell."),
-    ("first_seed", "int", "seed of a cell's first run; the others follow it."),
-    ("success", "float", "accuracy from which a run counts as one, in figures and sentences."),
-    ("save_seconds", "float", "time between two savings of the runs in flight; 0: after each validation."),
-)
 NOT_OF_A_SWEEP = ("min_accuracy", "max_attempts")  # its runs are tried once, and short
 HEADING = "Options of the configuration, with their defaults (the command line wins over the file)"
 
@@ -57,6 +52,8 @@ class Configuration:
         name, colon, argument = arguments.required(self._file).partition(":")  # get_config may take one
         path = find(name)
         config = _call_file(path, [argument] if colon else [])
+        if "grid" in config:
+            check_sweep(config)
         given = [(place, name, holder.value) for place, name, holder in self._options if holder.present]
         fixed = {field for fields, _ in config.get("grid", ()) for field in fields}
         with config.unlocked(), config.ignore_type():
@@ -64,8 +61,7 @@ class Configuration:
                 if (field := f"{place.removeprefix('base.')}{name}") in fixed:
                     raise UserError(f"--config.{place}{name} would change nothing: the grid sets {field}")
                 _group(config, place, path)[name] = value
-        if not self._sweep:
-            check_config(config)
+        (check_sweep if self._sweep else check_config)(config)
         return config
 
 
@@ -85,6 +81,8 @@ def find(name: str) -> Path:
         return Path(name)
     known = shipped()
     if name not in known:
+        if Path(name).exists():
+            raise UserError(f"{name} is no file: give a Python file with get_config()")
         raise UserError(
             f"there is no configuration file {name!r}, and none of that name is shipped: "
             f"there are {', '.join(known)}"
@@ -100,7 +98,9 @@ def load(name: str) -> ml_collections.ConfigDict:
 def _options(sweep: bool) -> Iterator[tuple[str, str, str, str, str]]:
     """Place (`base.model.`), name, kind, meaning and default of every option that may be given."""
     if sweep:
-        yield from (("", *entry, "AS IN THE FILE") for entry in OF_A_SWEEP)
+        meaning = meanings(SweepConfig)
+        for field in dataclasses.fields(SweepConfig):
+            yield "", field.name, field.type, meaning[field.name], "AS IN THE FILE"
     for group, cls in GROUPS.items():
         if sweep and group in ("", "wandb"):  # a sweep has seeds, and a log, of its own
             continue
@@ -127,17 +127,24 @@ def _call_file(path: Path, given: list[str]) -> ml_collections.ConfigDict:
     try:
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
         loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise UserError(f"{path} is no configuration file: it defines no function get_config()")
         config = module.get_config(*given)
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f"{path}: the configuration file ended the program: leave out sys.exit()") from error
     except Exception as error:  # the file is a program, and can fail in any way
         frames = traceback.extract_tb(error.__traceback__)
         line = [str(frame.lineno) for frame in frames if frame.filename == str(path)][-1:]
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        if isinstance(error, AttributeError):  # ml_collections goes on with all options there are
+            text = text.partition(". ")[0]
         raise UserError(
-            f"{':'.join([str(path), *line])}: the configuration file failed: {type(error).__name__}: "
-            f"{text.partition('. ')[0]}"  # ml_collections goes on with all options there are
+            f"{':'.join([str(path), *line])}: the configuration file failed: {type(error).__name__}: " + text
         ) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path}: get_config() must return a ConfigDict, not a {type(config).__name__}")
+    if isinstance(config, ml_collections.FrozenConfigDict):
+        return ml_collections.ConfigDict(config).lock()
     return config

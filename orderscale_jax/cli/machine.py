@@ -13,7 +13,7 @@ import jax
 from orderscale_jax import files
 from orderscale_jax.cli import arguments
 from orderscale_jax.errors import UserError
-from orderscale_jax.training.devices import available_cores
+from orderscale_jax.host import available_cores
 from orderscale_jax.training.shares import Share, share_of_cluster
 
 SHORTEST_CACHED_COMPILATION = 0.2  # seconds; below it reading the cache hardly pays
@@ -48,6 +48,29 @@ def output_directory(path: str | os.PathLike) -> Iterator[files.Place]:
             for directory in made:
                 directory.rmdir()
         raise
+
+
+class Lines:
+    """A file to which lines are added. It is whole at any time, and before the first line as it was.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path, self._text = files.absolute(files.place(path)), ""
+        if files.is_remote(self._path):
+            return
+        try:
+            if self._path.exists() and not self._path.is_file():
+                raise OSError(0, "it is a directory" if self._path.is_dir() else "it is no file")
+            tempfile.TemporaryFile(dir=self._path.parent).close()
+        except OSError as error:
+            raise OSError(f"the file {self._path} cannot be written: {error.strerror}") from error
+
+    def add(self, line: str):
+        self._text += f"{line}\n"
+        files.write_text(self._path, self._text)
 
 
 def _check_store(path: files.Place):

@@ -23,17 +23,17 @@ from orderscale_jax.analysis import study_model, tabulate
 from orderscale_jax.checkpoint import load_checkpoint
 from orderscale_jax.cli import arguments, machine, signals
 from orderscale_jax.cli.configuration import load
-from orderscale_jax.config import task_config, untrained_arrays, validation_lists_seen
+from orderscale_jax.config import check_config, task_config, untrained_arrays, validation_lists_seen
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count
 from orderscale_jax.task import make_split
 from orderscale_jax.training.workdir import train
 
-OUTPUT = arguments.define("output", "str", "results", "the directory for everything that is made.")
+OUTPUT = arguments.define("output", "path", "results", "the directory for everything that is made.")
 SEED = arguments.define("seed", "int", 0, "seed of all models.", least=0)
 PUBLISHED = arguments.define(
     "published",
-    "str",
+    "path",
     None,
     "a folder with the published checkpoints (.pt or .npz), to judge the claims on them too.",
     shown="DIR",
@@ -47,17 +47,23 @@ Results = Mapping[str, Any]
 
 def main():
     machine.use_compilation_cache()
+    configs = paper_configs(SEED.value)
     published = read_published(Path(PUBLISHED.value)) if PUBLISHED.value else {}
     with machine.output_directory(OUTPUT.value) as output:
-        reproduce(paper_configs(SEED.value), output, published)
+        reproduce(configs, output, published)
 
 
 def paper_configs(seed: int) -> dict[str, ml_collections.ConfigDict]:
-    """What to train, by the name of the model: shipped configurations that stop at the published bars."""
+    """What to train, by the name of the model: shipped configurations that stop at the published bars.
+
+    Raises:
+      UserError: there is no such seed.
+    """
     configs = {name: load(name) for name in ("two_layer", AS_PUBLISHED, "three_layer")}
     for config in configs.values():
         config.seed = seed
         config.train.target_accuracy = TARGET_ACCURACY[config.model.n_layers]
+        check_config(config)
     return configs
 
 

@@ -15,7 +15,7 @@ from importlib import resources
 import numpy as np
 
 from orderscale_jax.analysis import why_no_equations
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model import ListTransformer
 from orderscale_jax.task import check_lists
 
@@ -32,6 +32,7 @@ def explorer_html(model: ListTransformer, *, examples=None) -> str:
     Raises:
       UserError: there is no explorer for this model (`why_no_explorer`), or an example is no list of it.
     """
+    check_kind("model", model, ListTransformer)
     if reason := why_no_explorer(model):
         raise UserError(reason)
     config = model.config
@@ -51,6 +52,7 @@ def explorer_html(model: ListTransformer, *, examples=None) -> str:
 
 def why_no_explorer(model: ListTransformer) -> str | None:
     """Why the page cannot compute what `model` would, as a sentence's end; None if it can."""
+    check_kind("model", model, ListTransformer)
     if reason := why_no_equations(model.config):
         return f"the explorer computes with the closed form, and {reason}"
     if not all(np.isfinite(table).all() for table in _tables(model).values()):

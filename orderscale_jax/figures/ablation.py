@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from orderscale_jax.analysis import EdgeAblation
+from orderscale_jax.errors import check_kind
 from orderscale_jax.figures import style
 from orderscale_jax.formatting import signed
 
@@ -34,6 +35,7 @@ def ablation_matrix(ablation: EdgeAblation) -> Figure:
 
     Source: paper, section 3, the ablation behind its Figure 1.
     """
+    check_kind("ablation", ablation, EdgeAblation)
     n_layers, positions, names = ablation.graph.n_layers, ablation.graph.n_positions, ablation.graph.names
     numbered = positions <= MOST_NUMBERED
     cell = CELL if numbered else SMALL_CELL

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from orderscale_jax.analysis import AttentionStatistics, Difference
 from orderscale_jax.analysis.difference import TERMS
+from orderscale_jax.errors import check_kind
 from orderscale_jax.figures import style
 from orderscale_jax.formatting import signed
 from orderscale_jax.graph import position_names
@@ -23,6 +24,7 @@ def difference_bars(difference: Difference) -> Figure:
 
     Source: paper, Figure 2.
     """
+    check_kind("difference", difference, Difference)
     terms = list(difference.terms.values())
     values = [difference.base, *terms, difference.final]
     terms_named = (f"${TERMS[name].latex}$" for name in difference.terms)

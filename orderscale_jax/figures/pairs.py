@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from orderscale_jax.analysis import ListErrors, SepAttention
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.figures import style
 
 RIGHT = {"color": style.SKY, "marker": "o", "s": 4, "linewidths": 0, "alpha": 0.6}
@@ -31,6 +31,7 @@ def sep_attention_scores(sep: SepAttention) -> Figure:
 
     Source: paper, section 4 and its figure of SEP attention.
     """
+    check_kind("sep", sep, SepAttention)
     _need_pairs(len(sep.pairs))
     n_heads = sep.scores.shape[1]
     panels = [(pair, head) for head in range(n_heads) for pair in range(len(sep.pairs))]

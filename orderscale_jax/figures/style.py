@@ -15,7 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from orderscale_jax import files
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 POINTS = 72  # per inch
@@ -85,6 +85,7 @@ def save(
       OSError: the folder or a file cannot be written.
       UserError: a format is neither png nor pdf.
     """
+    check_kind("figure", figure, Figure)
     unknown = [name for name in formats if name not in METADATA]
     if isinstance(formats, str) or unknown:
         raise UserError(f"formats are some of {tuple(METADATA)}; got {formats!r}")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from orderscale_jax.config import TRANSITION_ACCURACY
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.figures import style
 
 MOST_NAMED = len(style.CYCLE)  # runs with a colour and a name of their own
@@ -50,6 +50,8 @@ def training_curves(*curves: Curve) -> Figure:
     Raises:
       UserError: no curve is given.
     """
+    for curve in curves:
+        check_kind("a curve", curve, Curve)
     if not curves:
         raise UserError("training_curves needs at least one Curve")
     with_loss = all(curve.loss is not None for curve in curves)

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 from orderscale_jax import task
 from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Graph
+from orderscale_jax.host import check_memory
 from orderscale_jax.options import check_types, check_values
 
 FROZEN_HEADS = ("shared", "block")
+FLOAT = 4  # bytes
+MOST_LAYERS = 256  # compiled one by one: 50 took a minute on two cores, 100 two and a half, 200 over ten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,30 @@ class ModelConfig:
     @functools.cached_property
     def graph(self) -> Graph:
         return Graph(self.list_len, self.n_layers)
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that a model learns."""
+        D, L = self.d_model, self.n_layers
+        attention = (2 + self.learn_wv + self.learn_wo) * D * D + 4 * D * self.bias
+        mlp = self.mlp * (8 * D * D + 5 * D * self.bias)
+        norms = 2 * D * self.layer_norm
+        tables = (2 * self.d_vocab + self.n_positions) * D + self.d_vocab * self.bias
+        return tables + norms + L * (attention + mlp + norms * (1 + self.mlp))
+
+    def check_size(self):
+        """UserError if no model of this size can be had here: for its memory, or for what compiling takes."""
+        advice = "give fewer digits or layers, shorter lists or a smaller d_model"
+        check_memory(FLOAT * self.n_parameters, "the weights of this model take", advice)
+        self.check_layers()
+
+    def check_layers(self):
+        """UserError if there are more layers than can be compiled in a reasonable time."""
+        if self.n_layers > MOST_LAYERS:
+            raise UserError(
+                f"model.n_layers must be at most {MOST_LAYERS}, for which compiling takes half an hour, "
+                f"and more than in proportion beyond; got {self.n_layers}"
+            )
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -26,9 +26,14 @@ LAYER_NORM_EPSILON = 1e-5
 
 
 class ListTransformer(nnx.Module):
-    """Digits [B, n] in, logits [B, n, V] at the output positions out."""
+    """Digits [B, n] in, logits [B, n, V] at the output positions out.
+
+    Raises:
+      UserError: the model is too large for this machine.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        config.check_size()
         weight = functools.partial(_weight, rngs, config.d_model)
         self.config = config
         self.embed = Table(W_E=weight(config.d_vocab, config.d_model))

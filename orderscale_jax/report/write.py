@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from orderscale_jax import figures, files
 from orderscale_jax.analysis import Study, tabulate
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import count
 from orderscale_jax.model import MODES
 from orderscale_jax.report.page import render_page
@@ -50,6 +50,8 @@ def write_report(
     Raises:
       OSError: `output` cannot be written.
     """
+    check_kind("found", found, Study)
+    check_kind("split", split, Split)
     n_train = None if split.train is None else len(split.train)
     results = tabulate(
         found,

@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec, SingleDeviceSharding
 
 from orderscale_jax.config import Setup
+from orderscale_jax.host import free_memory
 from orderscale_jax.model import fused
 from orderscale_jax.training import run
 from orderscale_jax.training.hyper import Hyper
@@ -27,7 +26,6 @@ from orderscale_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
 FEWEST_RUNS = 16  # for a GPU's kernel: 79,000 steps/s on an H100, 63,000 without; 1 run: 5,400, 8,100
-CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,40 +96,22 @@ def _kernel(device: jax.Device) -> str | None:
 
 def memory() -> int:
     """Bytes that runs may take of one device, or of the host's free memory where that is a CPU."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(0.9 * stats["bytes_limit"])  # the rest for fragmentation
-    return free_host_memory() // 2  # the host keeps copies
+    own = _own_memory()
+    return free_memory() // 2 if own is None else int(0.9 * own)
 
 
-def free_host_memory() -> int:
-    """Bytes of memory that are free on this machine, within the limit of a container."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = 1024 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):  # not Linux: half of all there is
-        free = (
-            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**32
-        )
-    limit, used = (_control_group(name) for name in ("memory.max", "memory.current"))
-    return min(free, int(limit[0]) - int(used[0])) if limit and used and limit[0].isdigit() else free
+def most_memory() -> int:
+    """Bytes that one device has, or the host's free memory where that is a CPU.
+
+    Of them `memory` leaves some: on a device for fragmentation, on a host for its copies.
+    """
+    own = _own_memory()
+    return free_memory() if own is None else own
 
 
-def available_cores() -> int:
-    """Cores that this process may use: of its affinity, and no more than a container grants."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _control_group("cpu.max")
-    if len(quota) == 2 and quota[0].isdigit():
-        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
-    return cores
-
-
-def _control_group(name: str) -> list[str]:
-    """The words of a control group's file, none where there is no such file."""
-    try:
-        return (CONTROL_GROUP / name).read_text().split()
-    except OSError:
-        return []
+def _own_memory() -> int | None:
+    """Bytes of memory that a device has for itself; None where it is the host's."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def jitted(function: Callable, device: jax.Device | None = None, **options):

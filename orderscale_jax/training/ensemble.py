@@ -17,10 +17,12 @@ import numpy as np
 from orderscale_jax.config import Setup, check_config, model_config, overridden, task_config, train_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.files import plain
+from orderscale_jax.host import in_words
 from orderscale_jax.model import ModelConfig, scales
 from orderscale_jax.task import Split, TaskConfig, make_split
-from orderscale_jax.training.devices import CompiledTraining, memory, place, try_runs_again
+from orderscale_jax.training.devices import CompiledTraining, memory, most_memory, place, try_runs_again
 from orderscale_jax.training.run import Run, attempts_left
+from orderscale_jax.training.size import check_size
 
 # A sweep asks for the same lists and the same program again and again.
 _compiled = functools.lru_cache(maxsize=4)(CompiledTraining)
@@ -35,14 +37,16 @@ def _split(task: TaskConfig) -> Split:
     return split
 
 
-def make_setup(config: ml_collections.ConfigDict) -> tuple[Setup, Split]:
-    """What a configuration trains, and on which lists.
+def make_setup(config: ml_collections.ConfigDict, n_processes: int = 1) -> tuple[Setup, Split]:
+    """What a configuration trains, and on which lists; with how many processes that share out its runs.
 
     Raises:
-      UserError: an option is wrong, or the batch is larger than the training set.
+      UserError: an option is wrong, this machine has not the memory for it, or the batch is larger than the
+        training set.
     """
     check_config(config)
     setup = Setup(model_config(config), task_config(config), train_config(config))
+    check_size(setup, -(-config.runs // n_processes))
     overridden(setup.model, setup.train.overrides)  # for its check
     if setup.train.scores != "free" and not _has_choice(setup.model):
         raise UserError(
@@ -71,6 +75,9 @@ class Ensemble:
     Runs that are done stop costing time: where runs take turns they are skipped, where they advance
     together they leave the program once half of it is done. Runs for which the devices have no memory
     wait until others are done.
+
+    Raises:
+      UserError: the devices have no memory for a single run.
     """
 
     def __init__(self, setup: Setup, split: Split, runs: Run):
@@ -137,10 +144,23 @@ class Ensemble:
             self._group = waiting[:size]
             self._training = _compiled(self.setup, place(size, self.setup.train.batch_size))
             runs = jax.tree.map(lambda x: x[self._group], self._runs)
-            if size == 1 or self._training.bytes(runs, self._lists, self._validation) <= memory():
+            needed = self._training.bytes(runs, self._lists, self._validation)
+            if needed <= memory():
+                break
+            if size == 1:
+                _check_one(needed)
                 break
             self._fitting = (size + 1) // 2
         self._loaded = self._training.load(runs)
+
+
+def _check_one(needed: int):
+    """UserError if a device has not all the memory that is planned for one run."""
+    if needed > (there_is := most_memory()):
+        raise UserError(
+            f"one run takes {in_words(needed)} of memory, as its program is planned, and there are "
+            f"{in_words(there_is)}: give a smaller train.batch_size, train.eval_batch_size or model"
+        )
 
 
 def device_lists(split: Split):

@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from orderscale_jax.config import RunConfig, Setup, check_seeds, overrides_text
+from orderscale_jax.config import RunConfig, Setup, check_sweep, overrides_text
 from orderscale_jax.errors import UserError
 from orderscale_jax.training.ensemble import make_setup
 from orderscale_jax.training.hyper import neutral
@@ -103,14 +103,9 @@ def plan(config: ml_collections.ConfigDict) -> list[Job]:
 
     Raises:
       UserError: the grid is empty, names an unknown field or a value that does not fit, or repeats a
-        cell; there are no seeds; a cell's configuration is wrong, or so is `save_seconds`.
+        cell; a cell's configuration is wrong; or the sweep's own options are.
     """
-    if "grid" not in config:
-        raise UserError("this is the configuration of one run, not of a sweep: give it to `orderscale train`")
-    if config.seeds < 1:
-        raise UserError(f"a sweep needs at least one seed per cell, got seeds={config.seeds}")
-    check_seeds(config.first_seed, config.seeds)
-    save_seconds(config)
+    check_sweep(config)
     if not config.grid or any(not values for _, values in config.grid):
         raise UserError("the grid is empty: give at least one field, and at least one value for each")
     jobs, seen = [], {}
@@ -123,15 +118,6 @@ def plan(config: ml_collections.ConfigDict) -> list[Job]:
         seen[cell.setup] = cell
         jobs += [Job(cell, config.first_seed + i) for i in range(config.seeds)]
     return jobs
-
-
-def save_seconds(config: ml_collections.ConfigDict) -> float:
-    """That of a sweep; it need not say it.
-
-    Raises:
-      UserError: it is no time.
-    """
-    return RunConfig(save_seconds=config.get("save_seconds", RunConfig.save_seconds)).save_seconds
 
 
 def _cell(index: int, values: dict[str, Any], base: ml_collections.ConfigDict) -> Cell:

@@ -26,7 +26,7 @@ from orderscale_jax.training.ensemble import Ensemble, make_setup, result
 from orderscale_jax.training.interruption import NEVER, Interrupted, Interruption
 from orderscale_jax.training.run import Run
 from orderscale_jax.training.shares import Share, check_processes
-from orderscale_jax.training.sweep import Job, plan, program, programs, save_seconds
+from orderscale_jax.training.sweep import Job, plan, program, programs
 from orderscale_jax.training.sweep_results import OUTCOMES, ResultsFile, read_results, write_results
 from orderscale_jax.training.sweep_states import Flight, States
 
@@ -77,7 +77,7 @@ def train(
         states = States(workdir, share, jobs, unfinished)
         file = ResultsFile(workdir / (RESULTS if share.count == 1 else f"results.share_{share}.csv"))
         rows = {job.name: finished[job.name]["steps"] for job in mine if job.name in finished}
-        course = _Course(len(mine), rows, file, states, on_row, save_seconds(config), interruption)
+        course = _Course(len(mine), rows, file, states, on_row, config.save_seconds, interruption)
         try:
             for group in programs(sorted(unfinished, key=lambda job: job.name not in states.names)):
                 course.train(group)
@@ -200,7 +200,7 @@ class _Course:
         if names := self.states.names:
             farthest = max(map(self.states.steps, names))
             text += f", {len(names)} more are saved at their step (up to {farthest:,})"
-        return text + ": the same command goes on from there"
+        return text
 
 
 def _advance(ensemble: Ensemble, seconds: np.ndarray) -> list[int]:
