@@ -25,6 +25,7 @@ from orderscale_jax.checkpoint import restore_latest, save_state
 from orderscale_jax.errors import UserError
 from orderscale_jax.training import owner, workdir
 from orderscale_jax.training.interruption import Interrupted, Interruption
+from orderscale_jax.training.shares import Share
 from orderscale_jax.training.workdir import train
 
 LONG = 4_000  # steps: some seconds
@@ -108,7 +109,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
     """In a stretch that would take very long; and before it, as soon as the directory has an owner."""
     more = "--config.train.max_steps=100000000", "--config.train.eval_every=100000000"
     with start(tmp_path / "run", *more) as process:
-        wait_for((tmp_path / "run" / ".owner").exists, process)
+        wait_for((tmp_path / "run" / ".owner_0_of_1").exists, process)
         with start(tmp_path / "run") as second:
             said = second.communicate()
         assert (second.returncode, said[0]) == (1, "") and said[1].count("\n") == 1, said
@@ -139,12 +140,17 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
 
 def test_one_owner_at_a_time(tmp_path):
     """And what a killed one leaves owns nothing."""
-    (tmp_path / ".owner").write_text('{"host": "elsewhere", "pid": 1, "since": "long ago"}')
-    with owner.owned(tmp_path):
-        with pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "), owner.owned(tmp_path):
+    (tmp_path / ".owner_0_of_1").write_text('{"host": "elsewhere", "pid": 1, "since": "long ago"}')
+    alone, first, second = Share(), Share(0, 2), Share(1, 2)
+    for here, there in ((alone, alone), (first, first), (alone, second), (second, alone)):
+        with (
+            owner.owned(tmp_path, here),
+            pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "),
+            owner.owned(tmp_path, there),
+        ):
             pass
-        with owner.owned(tmp_path, ".owner_0_of_2"):
-            pass
+    with owner.owned(tmp_path, first), owner.owned(tmp_path, second):
+        pass
     assert not any(tmp_path.iterdir())
 
 
@@ -153,7 +159,7 @@ def test_where_nothing_can_be_locked_a_warning_says_so(tmp_path, monkeypatch, ca
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(owner.fcntl, "flock", refuse)
-    with owner.owned(tmp_path):
+    with owner.owned(tmp_path, Share()):
         assert "cannot be locked here: make sure that no other process writes there" in caplog.text
     assert not any(tmp_path.iterdir())
 

@@ -199,7 +199,7 @@ def test_tied_fields_make_other_grids_than_rectangles():
         (tiny({}), "the grid is empty"),
         (tiny({"model.n_layers": ()}), "the grid is empty"),
         (tiny({"model.n_layers": (2, 2)}), "same cell twice"),
-        (tiny(seeds=0), "at least one seed"),
+        (tiny(seeds=0), "config.seeds must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_sweep_is_refused(config, message, tmp_path):
@@ -384,7 +384,7 @@ class WantedAt(Interruption):
     ("n", "text"),
     [
         (1, "0 of 4 runs are in results.csv, 1 more are saved at their step (up to 10)"),
-        (2, "1 of 4 runs are in results.csv: the same command goes on from there"),
+        (2, "1 of 4 runs are in results.csv"),
     ],
 )
 def test_an_interruption_keeps_what_there_is(whole, tmp_path, stretches, n, text):

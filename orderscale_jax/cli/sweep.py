@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from orderscale_jax import figures
-from orderscale_jax.cli import arguments, machine
+from orderscale_jax.cli import arguments, machine, signals
 from orderscale_jax.cli.configuration import Configuration
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import transitions
@@ -52,7 +52,7 @@ def main():
         n_jobs = len(share.of(len(jobs)))
         with tqdm(total=n_jobs, unit="run", disable=None, dynamic_ncols=True) as bar:
             shown = Shown(bar, n_cells=jobs[-1].cell.index + 1)
-            rows = train(config, workdir, shown, share)
+            rows = train(config, workdir, shown, share, signals.interruption())
         if rows is None:
             print(machine.incomplete(share))
             return

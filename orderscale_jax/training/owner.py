@@ -18,14 +18,16 @@ except ModuleNotFoundError:  # Windows
 
 from orderscale_jax import files
 from orderscale_jax.errors import UserError
+from orderscale_jax.training.shares import Share
 
 logger = logging.getLogger(__name__)
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def owned(directory: files.Place, name: str = ".owner") -> Iterator[None]:
-    """Within it no other process on any machine owns `directory`, which exists, by this name.
+def owned(directory: files.Place, share: Share) -> Iterator[None]:
+    """Within it no other process on any machine owns this share of `directory`, which exists, or a share of
+    another number of shares.
 
     The lock is `flock`'s on a file that tells host and pid, and goes when it is given up. In an object
     store, and where the file system has no locks (a warning says so), nothing is locked.
@@ -36,10 +38,21 @@ def owned(directory: files.Place, name: str = ".owner") -> Iterator[None]:
     if files.is_remote(directory):
         yield
         return
-    path = directory / name
+    name = f".owner_{share}"
+    for other in directory.glob(".owner_*"):
+        if not other.name.endswith(f"_of_{share.count}"):
+            with _held(other):
+                pass  # it was left by a process that was killed
+    with _held(directory / name):
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: files.Place) -> Iterator[None]:
+    """Within it the file is this process's."""
     opened = _lock(path)
     if opened is None:
-        logger.warning("%s cannot be locked here: make sure that no other process writes there", directory)
+        logger.warning("%s cannot be locked here: make sure that no other process writes there", path.parent)
         yield
         return
     try:

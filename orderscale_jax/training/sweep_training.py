@@ -24,6 +24,7 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.model import bind
 from orderscale_jax.training.ensemble import Ensemble, make_setup, result
 from orderscale_jax.training.interruption import NEVER, Interrupted, Interruption
+from orderscale_jax.training.owner import owned
 from orderscale_jax.training.run import Run
 from orderscale_jax.training.shares import Share, check_processes
 from orderscale_jax.training.sweep import Job, plan, program, programs
@@ -58,7 +59,7 @@ def train(
 
     Raises:
       UserError: the sweep is wrong, has fewer runs than shares, or `workdir` holds another one, or rows or
-        states that are damaged.
+        states that are damaged, or is in use by another process.
       Interrupted: `interruption` wanted it; the runs in flight are saved.
       OSError: a file cannot be read or written.
     """
@@ -67,6 +68,19 @@ def train(
         raise UserError(f"{workdir} holds a run and not a sweep: give another directory")
     share.of(len(jobs))  # for its check
     check_processes(share)
+    with owned(workdir, share):
+        return _train(config, workdir, jobs, on_row, share, interruption)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: files.Place,
+    jobs: Sequence[Job],
+    on_row: Callable[[Job, Row], None],
+    share: Share,
+    interruption: Interruption,
+) -> list[Row] | None:
+    """`train` by the owner of the work directory."""
     mine = jobs[share.index :: share.count]  # every share gets some of each cell
     finished = _finished(workdir, jobs)
     for job in mine:

@@ -96,7 +96,7 @@ def train(
     if not overwrite and (found := claim.finished(workdir, config)) is not None:
         return found
     files.make_directory(workdir)
-    with owned(workdir, ".owner" if share.count == 1 else f".owner_{share}"):
+    with owned(workdir, share):
         if overwrite:
             claim.clear(workdir)
         if (found := claim.finished(workdir, config)) is not None:  # by who has just given it up
