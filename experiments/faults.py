@@ -62,13 +62,13 @@ def main():
 
 def interruptions(folder: Path, draw: random.Random) -> Iterator[dict[str, Any]]:
     """Processes that are killed and interrupted."""
-    one = [*TRAINING, "--config.train.max_steps=60000"]
+    one, long = ([*TRAINING, f"--config.train.max_steps={steps}"] for steps in (30_000, 120_000))
     eight = [*TRAINING, "--config.runs=8", "--config.train.max_steps=8000"]
     often = "--config.save_seconds=1"
     sweep = [*SWEEP, "--config.seeds=4", "--config.base.train.max_steps=4000", often]
     for name, command, number, count in (
         ("SIGKILL, one run", [*one, often], signal.SIGKILL, KILLS.value),
-        ("SIGKILL, one run, saved every 30 s", one, signal.SIGKILL, min(2, KILLS.value)),
+        ("SIGKILL, one run, saved every 30 s", long, signal.SIGKILL, min(4, KILLS.value)),
         ("SIGTERM, one run", one, signal.SIGTERM, TERMS.value),
         ("SIGKILL, 8 runs", [*eight, often], signal.SIGKILL, KILLS.value // 5),
         ("SIGTERM, 8 runs", eight, signal.SIGTERM, TERMS.value // 5),
@@ -93,7 +93,8 @@ def disturb(
 
     Returns:
       How often it was sent, how many ends differed, how many processes ended in another way than they
-      should, the most steps and seconds of work that were lost, and the longest time from signal to end.
+      should, the most steps of a training that were lost and the seconds they take, and the longest time
+      from a signal to the end of its process.
     """
     alone = folder / "alone"
     shutil.rmtree(alone, ignore_errors=True)
@@ -123,6 +124,8 @@ def disturb(
         found["ends"] += 1
         found["different"] += left(place) != expected
     failed = found["different"] + found["wrong_exits"] + (number != signal.SIGKILL and lost > 0)
+    steps_per_second = expected["summary"]["steps"] / whole if "summary" in expected else float("inf")
+    found["lost_seconds"] = round(lost / steps_per_second, 1)
     return {**found, "lost_steps": lost, "slowest_end_seconds": round(slowest, 1), "failed": failed}
 
 
