@@ -46,6 +46,7 @@ PLAIN = re.compile(r"[A-Za-z0-9_\-./ :,+=@]+")  # paths that mean the same to or
 MARK = "arrays/_METADATA"  # with it a directory is one of ours, though perhaps a damaged one
 ARRAYS_DIGEST = "arrays_sha256"  # `weight_digest` of the arrays, in the JSON beside them
 KEPT_STATES = 2  # the latest state and one to fall back on
+ROOM = 2**16  # bytes that a checkpoint takes beside its arrays
 DEEPEST = 240  # characters that the files of a checkpoint add to its path while it is written
 
 
@@ -294,6 +295,7 @@ def _write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str,
     partial, previous = _partial(path), _previous(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_partial(path)
+    files.check_room(path, ROOM + sum(array.nbytes for array in arrays.values()))  # orbax is loud
     about = {"format": FORMAT, ARRAYS_DIGEST: weight_digest(arrays), **about}
     try:
         with _understood(partial) as there, _orbax() as (ocp, checkpointer):

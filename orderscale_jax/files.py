@@ -24,6 +24,7 @@ from typing import Any
 
 from orderscale_jax.errors import MissingPackage, UserError
 
+CHUNK = 2**20  # bytes that are written at once
 SEAL = "sha256_of_the_rest"  # in a note, by which its damage is noticed
 Place = PurePath  # a pathlib.Path, or an epath.Path of etils where it is remote
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}  # which etils needs
@@ -150,6 +151,31 @@ def write_bytes(path: Place, content: bytes) -> Place:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def check_room(path: Path, n_bytes: int):
+    """OSError with the name of `path` unless so many bytes can be written beside it now."""
+    trial = beside(path)
+    try:
+        with _naming(path), open(trial, "wb", buffering=0) as file:
+            if not _allocated(file.fileno(), n_bytes):
+                for start in range(0, n_bytes, CHUNK):
+                    file.write(bytes(min(CHUNK, n_bytes - start)))
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _allocated(opened: int, n_bytes: int) -> bool:
+    """Whether the system has given an open file so many bytes; False where it cannot without writing."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(opened, 0, n_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+        return False
+    return True
 
 
 def sync(directory: Path):
