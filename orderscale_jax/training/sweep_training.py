@@ -27,7 +27,7 @@ from orderscale_jax.training.interruption import NEVER, Interrupted, Interruptio
 from orderscale_jax.training.run import Run
 from orderscale_jax.training.shares import Share, check_processes
 from orderscale_jax.training.sweep import Job, plan, program, programs, save_seconds
-from orderscale_jax.training.sweep_results import OUTCOMES, ResultsFile, read_results, write_results
+from orderscale_jax.training.sweep_rows import OUTCOMES, ResultsFile, read_results, write_results
 from orderscale_jax.training.sweep_states import Flight, States
 
 ALL = Share()
