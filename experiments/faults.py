@@ -35,7 +35,7 @@ from orderscale_jax import checkpoint, convert, files, report
 from orderscale_jax.cli import app, arguments
 from orderscale_jax.config import default_config
 from orderscale_jax.errors import UserError
-from orderscale_jax.training.sweep_results import read_results
+from orderscale_jax.training.sweep_rows import read_results
 from orderscale_jax.training.workdir import train
 
 KILLS = arguments.define(

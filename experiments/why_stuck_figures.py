@@ -23,8 +23,8 @@ from orderscale_jax.cli import app, arguments
 from orderscale_jax.config import LAST_SCORES, as_drawn, overrides_text, task_config
 from orderscale_jax.figures import cells, style
 from orderscale_jax.formatting import columns
-from orderscale_jax.training.sweep_results import read_results
-from orderscale_jax.training.sweep_summary import Summary, compare_survival, summarize, wilson_interval
+from orderscale_jax.training.sweep_results import Summary, compare_survival, summarize, wilson_interval
+from orderscale_jax.training.sweep_rows import read_results
 
 OUTPUT = arguments.define("output", "str", "docs", "the directory for the figures.")
 

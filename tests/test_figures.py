@@ -16,7 +16,7 @@ from orderscale_jax.analysis import AttentionStatistics, Difference, EdgeAblatio
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import signed
 from orderscale_jax.graph import Edge, Graph
-from orderscale_jax.training.sweep_summary import Summary, wilson_interval
+from orderscale_jax.training.sweep_results import Summary, wilson_interval
 
 
 def make_flow(list_len, n_layers, *, n_heads=1, share_critical=1.0, head=None, **kwargs):

@@ -34,7 +34,7 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.training import sweep_training
 from orderscale_jax.training.shares import Share
 from orderscale_jax.training.sweep import sweep_config
-from orderscale_jax.training.sweep_results import ResultsFile, read_results
+from orderscale_jax.training.sweep_rows import ResultsFile, read_results
 from orderscale_jax.training.workdir import train
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import pytest
 
 from orderscale_jax.cli.configuration import load, shipped
 from orderscale_jax.training import sweep
-from orderscale_jax.training.sweep_results import read_results
-from orderscale_jax.training.sweep_summary import summarize
+from orderscale_jax.training.sweep_results import summarize
+from orderscale_jax.training.sweep_rows import read_results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"

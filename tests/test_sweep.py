@@ -27,14 +27,14 @@ from orderscale_jax.training.shares import Share
 from orderscale_jax.training.step import add_noise
 from orderscale_jax.training.sweep import sweep_config
 from orderscale_jax.training.sweep_estimate import rough_bytes, work
-from orderscale_jax.training.sweep_results import COLUMNS, OUTCOMES, read_results
-from orderscale_jax.training.sweep_summary import (
+from orderscale_jax.training.sweep_results import (
     Summary,
     compare_survival,
     summarize,
     varying_fields,
     wilson_interval,
 )
+from orderscale_jax.training.sweep_rows import COLUMNS, OUTCOMES, read_results
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATES = {"train.learning_rate": (0.001, 0.01)}

@@ -27,7 +27,7 @@ from orderscale_jax.config import default_config, table_config
 from orderscale_jax.model import MODES, bind, init_params
 from orderscale_jax.training.devices import CompiledTraining, place, start_runs
 from orderscale_jax.training.ensemble import Ensemble, device_lists, make_setup
-from orderscale_jax.training.sweep_summary import SUCCESS
+from orderscale_jax.training.sweep_results import SUCCESS
 
 MOST_STEPS = 20_000  # that a seed may take to accuracy 0.90
 NEVER = 2.0  # an accuracy at which no run stops

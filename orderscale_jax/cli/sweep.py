@@ -25,7 +25,7 @@ from orderscale_jax.formatting import count
 from orderscale_jax.training import sweep
 from orderscale_jax.training.devices import memory
 from orderscale_jax.training.sweep_estimate import measure, rough_bytes
-from orderscale_jax.training.sweep_summary import Summary, summarize, varying_fields
+from orderscale_jax.training.sweep_results import Summary, summarize, varying_fields
 from orderscale_jax.training.sweep_training import RESULTS, runs_at_once, train
 
 WORKDIR = arguments.define(

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from orderscale_jax.config import TRANSITION_ACCURACY
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import cells, style
-from orderscale_jax.training.sweep_summary import Summary
+from orderscale_jax.training.sweep_results import Summary
 
 COLORS = LinearSegmentedColormap.from_list("success", ["white", style.SKY, style.BLUE])
 DARK = 0.6  # share of the colour scale from which text is white

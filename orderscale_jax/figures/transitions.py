@@ -13,7 +13,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import cells, style
-from orderscale_jax.training.sweep_summary import Summary, wilson_interval
+from orderscale_jax.training.sweep_results import Summary, wilson_interval
 
 MOST = 8  # curves that can be told apart
 MARKERS = "osD^vPX*"

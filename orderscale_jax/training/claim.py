@@ -81,7 +81,7 @@ def _check_weights(path: files.Place, digest: str):
 
 def refuse_others(workdir: files.Place, config: ml_collections.ConfigDict, share: Share, mine):
     """Raises what `train` raises if in `workdir` is what these runs would not go on with, or harm."""
-    if (workdir / "results.csv").exists():
+    if any(workdir.glob("results*.csv")):
         raise UserError(f"{workdir} holds a sweep: give another directory")
     for path in (workdir / "checkpoint", *(weights_of(workdir, config, config.seed + int(i)) for i in mine)):
         checkpoint.refuse_foreign(path)

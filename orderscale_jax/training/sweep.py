@@ -18,8 +18,8 @@ from orderscale_jax.config import RunConfig, Setup, check_sweep, overrides_text
 from orderscale_jax.errors import UserError
 from orderscale_jax.training.ensemble import make_setup
 from orderscale_jax.training.hyper import neutral
-from orderscale_jax.training.sweep_results import run_name
-from orderscale_jax.training.sweep_summary import SUCCESS
+from orderscale_jax.training.sweep_results import SUCCESS
+from orderscale_jax.training.sweep_rows import run_name
 
 
 def sweep_config(

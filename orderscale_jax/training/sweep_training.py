@@ -28,7 +28,7 @@ from orderscale_jax.training.owner import owned
 from orderscale_jax.training.run import Run
 from orderscale_jax.training.shares import Share, check_processes
 from orderscale_jax.training.sweep import Job, plan, program, programs
-from orderscale_jax.training.sweep_results import OUTCOMES, ResultsFile, read_results, write_results
+from orderscale_jax.training.sweep_rows import OUTCOMES, ResultsFile, read_results, write_results
 from orderscale_jax.training.sweep_states import Flight, States
 
 ALL = Share()

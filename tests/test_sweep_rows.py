@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orderscale_jax.errors import UserError
-from orderscale_jax.training.sweep_results import COLUMNS, ResultsFile, read_results, run_name, write_results
+from orderscale_jax.training.sweep_rows import COLUMNS, ResultsFile, read_results, run_name, write_results
 
 SHIPPED = Path(__file__).parents[1] / "experiments" / "results" / "ceiling.csv"
 
