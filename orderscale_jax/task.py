@@ -216,30 +216,35 @@ def _stable_argsort(numbers: np.ndarray) -> np.ndarray:
 
 def tokens(lists: np.ndarray, n_digits: int) -> np.ndarray:
     """Lists [B, n] as the model's input tokens [B, 2n+1]: digits, SEP = N+1, n times MASK = N."""
-    n_lists, list_len = np.shape(lists)
-    lists = check_lists(lists, list_len, n_digits)
+    lists = check_lists(lists, None, n_digits)
+    n_lists, list_len = lists.shape
     out = np.full((n_lists, 2 * list_len + 1), n_digits, dtype=np.int32)
     out[:, :list_len] = lists
     out[:, list_len] = n_digits + 1
     return out
 
 
-def check_lists(lists, list_len: int, n_digits: int) -> np.ndarray:
-    """Lists as an int32 array [B, n]; UserError if their shape, type or a digit does not fit."""
+def check_lists(lists, list_len: int | None, n_digits: int) -> np.ndarray:
+    """Lists as an int32 array [B, n]; UserError if their shape, type or a digit does not fit.
+
+    Without a `list_len` they may be of any length.
+    """
     try:
         lists = np.asarray(lists)
     except ValueError:  # lists of different lengths
-        raise UserError(f"lists must have shape [B, {list_len}], got rows of different lengths") from None
+        raise UserError(
+            f"lists must have shape [B, {list_len or 'n'}], got rows of different lengths"
+        ) from None
     check_list_shape(lists, list_len)
     if lists.size and (lists.min() < 0 or lists.max() >= n_digits):
         raise UserError(f"digits must lie in 0 … {n_digits - 1}, got {lists.min()} … {lists.max()}")
     return lists.astype(np.int32)
 
 
-def check_list_shape(lists, list_len: int):
+def check_list_shape(lists, list_len: int | None):
     """UserError unless an array, or one that is being traced, is integer [B, n]."""
-    if lists.ndim != 2 or lists.shape[1] != list_len:
-        raise UserError(f"lists must have shape [B, {list_len}], got {list(lists.shape)}")
+    if lists.ndim != 2 or lists.shape[1] != (list_len or lists.shape[1]):
+        raise UserError(f"lists must have shape [B, {list_len or 'n'}], got {list(lists.shape)}")
     if not np.issubdtype(lists.dtype, np.integer):
         raise UserError(f"lists must hold integers, got {lists.dtype}")
 
