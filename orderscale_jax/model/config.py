@@ -24,7 +24,7 @@ class ModelConfig:
     """Shape and variants of a model (paper, section 3 and appendix).
 
     Attributes:
-      n_layers: attention layers.
+      n_layers: attention layers, 256 at most: each is compiled by itself.
       n_heads: heads of a layer, each of d_model / n_heads dimensions.
       d_model: width of the residual stream.
       list_len: digits per list, n; a run takes it from the task.
