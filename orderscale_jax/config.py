@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model import ModelConfig, array_names, matching_arrays
 from orderscale_jax.options import check_types, check_values, is_float32, meanings, shown
 from orderscale_jax.task import TaskConfig
@@ -317,6 +317,7 @@ def check_config(config: ml_collections.ConfigDict):
 
 def check_sweep(config: ml_collections.ConfigDict):
     """UserError unless `config` is that of a sweep, as far as it can be told without its cells."""
+    check_kind("config", config, ml_collections.ConfigDict)
     if "grid" not in config:
         raise UserError("this is the configuration of one run, not of a sweep: give it to `orderscale train`")
     top = {name: value for name, value in config.items() if name not in ("base", "grid")}
@@ -349,6 +350,8 @@ def _is_axis(axis: Any) -> bool:
 
 def task_config(config: ml_collections.ConfigDict) -> TaskConfig:
     """The `task` group, checked."""
+    if not isinstance(config, dict | ml_collections.ConfigDict):
+        raise UserError(f"a configuration must be a ConfigDict, got {shown(config)}: see default_config()")
     if "grid" in config:
         raise UserError("this is the configuration of a sweep: give it to `orderscale sweep`")
     if "task" not in config or "model" not in config:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -101,12 +102,15 @@ def ablate_edges(
       tolerance: see `EdgeAblation`.
 
     Raises:
-      UserError: the mode or head does not exist, or the lists do not fit the model.
+      UserError: the mode or head does not exist, the tolerance is no fraction, or the lists do not fit the
+        model.
     """
     check_kind("model", model, ListTransformer)
     config = model.config
     check_mode(mode)
     check_head(config, head)
+    if not isinstance(tolerance, numbers.Real) or not 0 <= tolerance <= 1:
+        raise UserError(f"tolerance must be a fraction, from 0 to 1; got {tolerance!r}")
     lists = config.check_lists(lists)
     if not len(lists):
         raise UserError("ablation needs at least one list")

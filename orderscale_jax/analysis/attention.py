@@ -9,9 +9,10 @@ import numpy as np
 
 from orderscale_jax.analysis.observation import Observation, intervene
 from orderscale_jax.analysis.printing import Printable
-from orderscale_jax.errors import UserError, check_kind
+from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.graph import Edge, Graph
+from orderscale_jax.model.interventions import check_index
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -96,9 +97,7 @@ def sep_attention(observation: Observation, layer: int = 0) -> SepAttention:
       UserError: the layer does not exist.
     """
     check_kind("observation", observation, Observation)
-    n_layers = observation.graph.n_layers
-    if not 0 <= layer < n_layers:
-        raise UserError(f"layer {layer} does not exist: the model has layers 0 … {n_layers - 1}")
+    layer = check_index("layer", layer, observation.graph.n_layers)
     scores, correct = observation.sep_scores[layer], observation.list_correct
     pairs = tuple(itertools.combinations(range(scores.shape[-1]), 2))
     first, second = np.array(pairs, int).reshape(-1, 2).T

@@ -10,7 +10,9 @@ import numpy as np
 
 from orderscale_jax.analysis.observation import Outcome
 from orderscale_jax.analysis.printing import Printable
-from orderscale_jax.formatting import columns, percent
+from orderscale_jax.errors import UserError, check_kind
+from orderscale_jax.formatting import columns, count, percent
+from orderscale_jax.task import check_lists
 
 N_FREQUENT = 10
 N_EXAMPLES = 5
@@ -40,9 +42,14 @@ class ListErrors(Printable):
 
 
 def list_errors(lists: np.ndarray, outcome: Outcome) -> ListErrors:
-    """The lists [B, n] that `outcome` got wrong."""
+    """The lists [B, n] that `outcome` got wrong.
+
+    Raises:
+      UserError: `outcome` is none, or of other lists.
+    """
+    lists = _of_outcome(lists, outcome)
     wrong = ~outcome.list_correct
-    return ListErrors(np.asarray(lists)[wrong], outcome.predictions[wrong], len(lists))
+    return ListErrors(lists[wrong], outcome.predictions[wrong], len(lists))
 
 
 def structure_p_value(lists: np.ndarray, wrong: np.ndarray, n_digits: int) -> float:
@@ -55,9 +62,15 @@ def structure_p_value(lists: np.ndarray, wrong: np.ndarray, n_digits: int) -> fl
       lists: [B, n].
       wrong: bool [B], which of them came out wrong.
       n_digits: size of the alphabet.
+
+    Raises:
+      UserError: `wrong` does not say of each list whether it is, or a digit is none of the alphabet.
     """
     from scipy import special
 
+    lists = check_lists(lists, None, n_digits)
+    if np.shape(wrong) != (len(lists),) or np.asarray(wrong).dtype != bool:
+        raise UserError(f"wrong must say of each of {count(len(lists), 'list')} whether it is, true or false")
     cell, values = lists * CELLS // n_digits, []
     for i, j in itertools.combinations(range(lists.shape[1]), 2):
         place = cell[:, i] * CELLS + cell[:, j]
@@ -112,8 +125,23 @@ class OutputErrors(Printable):
 
 
 def output_errors(lists: np.ndarray, outcome: Outcome) -> tuple[OutputErrors, ...]:
-    """The errors of every output over `lists` [B, n]; for n = 2 the second is the o2 error analysis."""
-    return tuple(_errors_of(output, np.asarray(lists), outcome) for output in range(lists.shape[1]))
+    """The errors of every output over `lists` [B, n]; for n = 2 the second is the o2 error analysis.
+
+    Raises:
+      UserError: `outcome` is none, or of other lists.
+    """
+    lists = _of_outcome(lists, outcome)
+    return tuple(_errors_of(output, lists, outcome) for output in range(lists.shape[1]))
+
+
+def _of_outcome(lists, outcome: Outcome) -> np.ndarray:
+    """Lists as an array; UserError unless they have the shape of those of an outcome."""
+    check_kind("outcome", outcome, Outcome)
+    if (shape := np.shape(lists)) != outcome.correct.shape:
+        raise UserError(
+            f"lists must be those of the outcome, {list(outcome.correct.shape)}; got {list(shape)}"
+        )
+    return np.asarray(lists)
 
 
 def _spaced(tokens: list[int]) -> str:

@@ -7,6 +7,7 @@ alpha_j must make the outputs come out reversed (paper, section 4).
 from __future__ import annotations
 
 import dataclasses
+import numbers
 
 import numpy as np
 
@@ -80,7 +81,8 @@ def exchange_in_model(observation: Observation, first: int = 0, second: int = 1)
     """
     check_kind("observation", observation, Observation)
     n, (L, _, _, T, _) = observation.graph.list_len, observation.patterns.shape
-    if not (0 <= first < n and 0 <= second < n and first != second):
+    whole = all(isinstance(digit, numbers.Integral) for digit in (first, second))
+    if not (whole and 0 <= first < n and 0 <= second < n and first != second):
         raise UserError(f"cannot exchange digits {first} and {second}: two different ones of 0 … {n - 1}")
     at_sep = np.zeros((L, T, T), bool)
     at_sep[0, n, :n] = True

@@ -62,6 +62,7 @@ def attention_histograms(statistics: AttentionStatistics) -> Figure:
 
     Source: paper, section 4 and its figure of attention histograms.
     """
+    check_kind("statistics", statistics, AttentionStatistics)
     n_lists, n_heads, n = statistics.alpha.shape
     columns = min(n, MOST_COLUMNS)
     rows_each = -(-n // columns)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.figures import style
 from orderscale_jax.figures.flow_layout import ARROW, LEAST_ATTENTION, STATIONS, Flow, Panel, line_width
 from orderscale_jax.figures.labels import text_width
@@ -32,6 +32,8 @@ def information_flow(*flows: Flow) -> Figure:
     """
     if not flows:
         raise UserError("information_flow needs at least one Flow")
+    for flow in flows:
+        check_kind("a panel", flow, Flow)
     panels = [Panel.fit(flow) for flow in flows]
     width = max(
         sum(panel.width for panel in panels) + BETWEEN * (len(panels) - 1) + 2 * MARGIN,

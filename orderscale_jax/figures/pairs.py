@@ -73,6 +73,7 @@ def wrong_lists(errors: ListErrors, n_digits: int) -> Figure:
 
     Source: paper, its scatter of wrong lists.
     """
+    check_kind("errors", errors, ListErrors)
     n = errors.lists.shape[1]
     pairs = list(itertools.combinations(range(n), 2))
     _need_pairs(len(pairs))

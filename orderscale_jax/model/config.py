@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from orderscale_jax import task
 from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Graph
-from orderscale_jax.host import check_memory
+from orderscale_jax.host import check_memory, free_memory, in_words
 from orderscale_jax.options import check_types, check_values
 
 FROZEN_HEADS = ("shared", "block")
@@ -24,7 +24,7 @@ class ModelConfig:
     """Shape and variants of a model (paper, section 3 and appendix).
 
     Attributes:
-      n_layers: attention layers.
+      n_layers: attention layers, 256 at most: each is compiled by itself.
       n_heads: heads of a layer, each of d_model / n_heads dimensions.
       d_model: width of the residual stream.
       list_len: digits per list, n; a run takes it from the task.
@@ -97,15 +97,20 @@ class ModelConfig:
     def check_size(self):
         """UserError if no model of this size can be had here: for its memory, or for what compiling takes."""
         advice = "give fewer digits or layers, shorter lists or a smaller d_model"
-        check_memory(FLOAT * self.n_parameters, "the weights of this model take", advice)
-        self.check_layers()
+        weights = FLOAT * self.n_parameters
+        check_memory(weights, "the weights of this model take", advice)
+        self.check_layers(weights)
 
-    def check_layers(self):
-        """UserError if there are more layers than can be compiled in a reasonable time."""
+    def check_layers(self, n_bytes: int):
+        """UserError if there are more layers than can be compiled in a reasonable time.
+
+        It also tells how much memory they take, `n_bytes` at least.
+        """
         if self.n_layers > MOST_LAYERS:
             raise UserError(
-                f"model.n_layers must be at most {MOST_LAYERS}, for which compiling takes half an hour, "
-                f"and more than in proportion beyond; got {self.n_layers}"
+                f"model.n_layers must be at most {MOST_LAYERS}, for which compiling takes half an hour, and "
+                f"beyond more than in proportion; {self.n_layers} would also take {in_words(n_bytes)} of "
+                f"memory at least, and {in_words(free_memory())} are free"
             )
 
     @property

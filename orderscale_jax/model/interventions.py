@@ -90,7 +90,7 @@ def patch(model: nnx.Module, donors, layer: int, position: int | str) -> Interve
         raise UserError("patch runs the model, so it needs the model and not its configuration")
     config = model.config
     position = config.graph.position(position)
-    layer = _index("layer", layer, config.n_layers + 1)
+    layer = check_index("layer", layer, config.n_layers + 1)
     at = np.zeros((config.n_layers + 1, config.n_positions), bool)
     at[layer, position] = True
     lists = config.check_lists(donors)
@@ -105,7 +105,7 @@ def _residuals(graphdef, state, lists):
 def check_head(config: ModelConfig, head: int | None):
     """UserError unless the model has this head; None stands for all of them."""
     if head is not None:
-        _index("head", head, config.n_heads)
+        check_index("head", head, config.n_heads)
 
 
 def check_mode(mode: str):
@@ -114,7 +114,8 @@ def check_mode(mode: str):
         raise UserError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
 
 
-def _index(what: str, value: Any, count: int) -> int:
+def check_index(what: str, value: Any, count: int) -> int:
+    """`value` as an index; UserError unless the model has so many of what it counts, and this one."""
     try:
         index = operator.index(value)
     except TypeError:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model.config import ModelConfig
 from orderscale_jax.model.interventions import Interventions, Pass, checked
 from orderscale_jax.model.numerics import einsum, matmul
@@ -29,10 +29,11 @@ class ListTransformer(nnx.Module):
     """Digits [B, n] in, logits [B, n, V] at the output positions out.
 
     Raises:
-      UserError: the model is too large for this machine.
+      UserError: `config` is no ModelConfig, or the model is too large for this machine.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        check_kind("config", config, ModelConfig)
         config.check_size()
         weight = functools.partial(_weight, rngs, config.d_model)
         self.config = config

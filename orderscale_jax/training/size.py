@@ -57,7 +57,7 @@ def check_size(setup: Setup, n_runs: int):
     group, _, name = option.partition(".")
     what = f"training with {option}={getattr(getattr(setup, group), name)} takes"
     check_memory(needed, what, f"give a smaller {option}", DEVICE_OVER_HOST)
-    setup.model.check_layers()
+    setup.model.check_layers(needed)
     advice = "give a smaller config.runs, or share them out over several machines"
     check_memory(n_runs * state_bytes(setup), f"{n_runs:,} runs take", advice)
 
