@@ -34,7 +34,7 @@ from flax import nnx
 
 from orderscale_jax import files
 from orderscale_jax.config import model_config
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model import ListTransformer, ModelConfig, bind
 
 logger = logging.getLogger(__name__)
@@ -137,6 +137,7 @@ def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike):
 
 def named_arrays(model: ListTransformer) -> dict[str, np.ndarray]:
     """The trainable arrays on the host under their published names, sorted by name."""
+    check_kind("model", model, ListTransformer)
     leaves = nnx.to_flat_state(nnx.state(model, nnx.Param))
     arrays = {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in leaves}
     return dict(sorted(arrays.items()))
@@ -148,8 +149,11 @@ def from_named_arrays(config: ModelConfig, arrays: Mapping[str, np.ndarray]) -> 
     Raises:
       UserError: an array is missing, is not of this model, has another shape, or is not finite.
     """
+    check_kind("config", config, ModelConfig)
+    check_kind("arrays", arrays, Mapping)
     state = nnx.state(nnx.eval_shape(lambda: ListTransformer(config, rngs=nnx.Rngs(0))), nnx.Param)
     leaves = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
     if missing := sorted(set(leaves) - set(arrays)):
         raise UserError(f"array {missing[0]} is missing")
     if unknown := sorted(set(arrays) - set(leaves)):

@@ -19,9 +19,10 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from orderscale_jax import files
 from orderscale_jax.checkpoint import from_named_arrays, named_arrays
 from orderscale_jax.config import default_config
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model import ListTransformer, ModelConfig, frozen_projections
 from orderscale_jax.model.config import FROZEN_HEADS
 from orderscale_jax.weight_files import read_npz, read_torch
@@ -40,7 +41,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
       UserError: the file is no checkpoint, is damaged, or holds a tensor that is no plain array.
       OSError: the system refuses.
     """
-    path = Path(path)
+    path = Path(files.as_text(path))
     return read_npz(path) if path.suffix == ".npz" else read_torch(path)
 
 
@@ -53,6 +54,7 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[ListTransformer, ml_co
     Raises:
       UserError: an array is missing, unknown, not finite, or has a shape that fits no model.
     """
+    check_kind("arrays", arrays, Mapping)
     arrays = {name: _as_float32(name, array) for name, array in arrays.items() if not _is_buffer(name)}
     config = _infer(arrays)
     written_out = _written_out(config)
@@ -77,7 +79,7 @@ def is_state_dict(arrays: Mapping[str, np.ndarray]) -> bool:
 
 def to_torch(model: ListTransformer) -> dict[str, np.ndarray]:
     """A model's arrays as a published `state_dict` has them, frozen ones and zero biases included."""
-    config, arrays = model.config, named_arrays(model)
+    arrays, config = named_arrays(model), model.config
     W_V, W_O = frozen_projections(config)
     for name, shape in _written_out(config).items():
         if name not in arrays:

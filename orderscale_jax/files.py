@@ -34,10 +34,11 @@ def place(path: str | os.PathLike) -> Place:
     """A path as this package takes it: with a scheme (`gs://…`) it is remote, otherwise local.
 
     Raises:
-      UserError: the scheme is unknown, was spoilt by pathlib, or needs a package that is not installed.
+      UserError: it is no path, or the scheme is unknown, was spoilt by pathlib, or needs a package that is
+        not installed.
       OSError: the store cannot be reached.
     """
-    text = os.fspath(path)
+    text = as_text(path)
     found = re.match(r"([a-z][a-z0-9+.-]+):(//?)", text)  # a drive has one letter
     if not found:
         return Path(path)
@@ -64,6 +65,13 @@ def place(path: str | os.PathLike) -> Place:
     except Exception as error:
         raise OSError(f"{text} cannot be reached: {error or type(error).__name__}") from error
     return there
+
+
+def as_text(path: str | os.PathLike) -> str:
+    """A path as text; UserError if it is none."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
+        raise UserError(f"a path is text or a pathlib.Path, got {path!r}")
+    return text
 
 
 def _see_others(scheme: str):

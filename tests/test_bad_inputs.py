@@ -27,7 +27,7 @@ from orderscale_jax.graph import Graph
 from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, cut, keep_weights, patch
 from orderscale_jax.model.transformer import matching_arrays
 from orderscale_jax.task import TaskConfig, make_split, tokens
-from orderscale_jax.training import sweep, sweep_results, workdir
+from orderscale_jax.training import sweep, sweep_results, sweep_rows, workdir
 from orderscale_jax.training.ensemble import make_setup
 from orderscale_jax.training.shares import Share
 
@@ -316,7 +316,7 @@ def test_a_command_says_what_is_wrong(case, orderscale, place):
     arguments, said = COMMANDS[case]
     before = contents(place)
     code, out, err = orderscale(*arguments)
-    assert code == 1 and out == ("said\n" if case == "it prints" else ""), err
+    assert code == (130 if said == "interrupted" else 1) and out == ("said\n" if case == "it prints" else ""), err
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err, err
     assert contents(place) == before
 
@@ -357,7 +357,7 @@ def arrays(**changes):
 
 
 def summary(**changes):
-    row = dict.fromkeys(sweep_results.COLUMNS, 0) | {"accuracy": 0.5, "steps": 10, "transition_step": None}
+    row = dict.fromkeys(sweep_rows.COLUMNS, 0) | {"accuracy": 0.5, "steps": 10, "transition_step": None}
     return sweep_results.summarize([row | changes])[0]
 
 
@@ -594,6 +594,30 @@ FUNCTIONS = {
         "the configuration describes ModelConfig",
     ),
     "checkpoint: no name": (lambda: checkpoint.load_pretrained("four_layer"), "no pretrained model 'four_la"),
+    "checkpoint: no path": (lambda: checkpoint.load_checkpoint(None), "a path is text or a pathlib.Path"),
+    "checkpoint: bytes": (lambda: checkpoint.load_checkpoint(b"folder"), "a path is text or a pathlib.Path"),
+    "checkpoint: no model": (lambda: checkpoint.named_arrays(3), "model must be a ListTransformer, got int"),
+    "checkpoint: no arrays": (lambda: checkpoint.from_named_arrays(CONFIG, [1]), "arrays must be a Mapping"),
+    "checkpoint: lists": (
+        lambda: checkpoint.from_named_arrays(CONFIG, checkpoint.named_arrays(MODEL) | {"embed.W_E": [1.0]}),
+        "embed.W_E has shape [1], expected",
+    ),
+    "state: no arrays": (lambda: checkpoint.save_state("new", 1, {}, {}), "a state needs arrays"),
+    "torch: no model": (lambda: convert.to_torch(3), "model must be a ListTransformer, got int"),
+    "torch: no arrays": (lambda: convert.from_torch(3), "arrays must be a Mapping, got int"),
+    "torch: no path": (lambda: convert.read_arrays(None), "a path is text or a pathlib.Path"),
+    "sweep: a text for a grid": (
+        lambda: sweep.sweep_config(default_config(), "abc", 1),
+        "grid must be a Mapping",
+    ),
+    "sweep: a number for values": (
+        lambda: sweep.sweep_config(default_config(), {"model.n_layers": 3}, 1),
+        "the grid needs several values of model.n_layers",
+    ),
+    "sweep: part of a seed": (
+        lambda: sweep.plan(sweep.sweep_config(default_config(), {"model.n_layers": (1,)}, 1.5)),
+        "config.seeds must be a whole number",
+    ),
     "checkpoint: folder": (lambda: checkpoint.load_checkpoint("folder"), "is not a checkpoint"),
     "checkpoint: missing": (lambda: checkpoint.from_named_arrays(CONFIG, {}), "W_K is missing"),
     "checkpoint: unknown": (
@@ -665,7 +689,7 @@ FUNCTIONS = {
     "sweep: success": (lambda: check_sweep(swept(success="high")), "config.success must be a number"),
     "sweep: grid": (lambda: check_sweep(swept(grid="abc")), GRID),
     "sweep: empty grid": (lambda: sweep.plan(swept(grid=())), "the grid is empty"),
-    "results: text": (lambda: sweep_results.read_results("text.csv"), "is not the results of a sweep"),
+    "results: text": (lambda: sweep_rows.read_results("text.csv"), "is not the results of a sweep"),
     "results: nothing": (lambda: sweep_results.summarize([]), "there are no results to summarise"),
     "results: column": (lambda: sweep_results.summarize([{"seed": 1}], ("depth",)), "have no column 'depth'"),
     "results: rate": (lambda: sweep_results.wilson_interval(3, 2), "a rate needs 0 <= successes <= runs"),
@@ -683,7 +707,7 @@ OF_FILES = {
         FileNotFoundError,
         "there is no file folder",
     ),
-    "no results": (lambda: sweep_results.read_results("nowhere.csv"), FileNotFoundError, "nowhere.csv"),
+    "no results": (lambda: sweep_rows.read_results("nowhere.csv"), FileNotFoundError, "nowhere.csv"),
     "a figure in a file": (lambda: figures.save(Figure(), "file/x"), OSError, "file"),
     "a checkpoint in a file": (
         lambda: checkpoint.save_checkpoint("file/x", *checkpoint.load_pretrained("two_layer")),

@@ -24,9 +24,10 @@ from orderscale_jax.training.ensemble import Ensemble, make_setup
 from orderscale_jax.training.hyper import hyper_of
 from orderscale_jax.training.interruption import Interrupted, Interruption
 from orderscale_jax.training.shares import Share
+from orderscale_jax.training.size import run_bytes
 from orderscale_jax.training.step import add_noise
 from orderscale_jax.training.sweep import sweep_config
-from orderscale_jax.training.sweep_estimate import rough_bytes, work
+from orderscale_jax.training.sweep_estimate import work
 from orderscale_jax.training.sweep_results import (
     Summary,
     compare_survival,
@@ -705,7 +706,7 @@ def test_shipped_sweeps_can_be_trained(name, n_cells, seeds, monkeypatch):
 
 def test_estimates_grow_with_what_costs():
     small, large = (job.cell.setup for job in sweep.plan(tiny({"model.n_layers": (1, 3)}, seeds=1)))
-    assert 0 < work(small) < work(large) and 0 < rough_bytes(small) < rough_bytes(large)
+    assert 0 < work(small) < work(large) and 0 < run_bytes(small) < run_bytes(large)
     twice = sweep.plan(tiny({"train.batch_size": (8,)}, seeds=1))[0].cell.setup
     once = sweep.plan(tiny({"train.batch_size": (4,)}, seeds=1))[0].cell.setup
     assert work(once) < work(twice)

@@ -24,7 +24,8 @@ from orderscale_jax.figures import transitions
 from orderscale_jax.formatting import count
 from orderscale_jax.training import sweep
 from orderscale_jax.training.devices import memory
-from orderscale_jax.training.sweep_estimate import measure, rough_bytes
+from orderscale_jax.training.size import run_bytes
+from orderscale_jax.training.sweep_estimate import measure
 from orderscale_jax.training.sweep_results import Summary, summarize, varying_fields
 from orderscale_jax.training.sweep_training import RESULTS, runs_at_once, train
 
@@ -103,7 +104,7 @@ def tell(jobs: list[sweep.Job]):
             print(f"cell {cell + 1:3d}: {cells[cell]}")
         print(f"          {count(len(group), 'run')}, at most {duration(seconds)}", flush=True)
     needed, largest = max(
-        (rough_bytes(group[0].cell.setup) * runs_at_once(len(group)), str(group[0].cell)) for group in groups
+        (run_bytes(group[0].cell.setup) * runs_at_once(len(group)), str(group[0].cell)) for group in groups
     )
     print(
         f"{runs}, at most {duration(total)} with {devices}, about {needed / 1e6:,.0f} MB at most at once"
@@ -111,7 +112,7 @@ def tell(jobs: list[sweep.Job]):
     )
     print(
         "time: steps timed now on the cells with least and most work, good to a factor of two or three; runs "
-        f"may stop early; memory: the arrays of the largest cell ({largest}), good to a factor of two"
+        f"may stop early; memory: the arrays of the largest cell ({largest}), at least"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 
 from orderscale_jax.config import RunConfig, Setup, check_sweep, overrides_text
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.training.ensemble import make_setup
 from orderscale_jax.training.hyper import neutral
 from orderscale_jax.training.sweep_results import SUCCESS
@@ -41,9 +41,16 @@ def sweep_config(
       success: accuracy from which a run counts as a success in figures and sentences.
       save_seconds: time between two savings of the runs in flight, from which a killed sweep goes on, each
         after a validation; 0 saves at every one.
+
+    Raises:
+      UserError: `base` or the grid is of another kind.
     """
+    check_kind("base", base, ml_collections.ConfigDict)
+    check_kind("grid", grid, Mapping)
     axes = []
     for fields, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UserError(f"the grid needs several values of {fields}, as (1, 2); got {values!r}")
         fields = (fields,) if isinstance(fields, str) else tuple(fields)
         points = [tuple(value) if len(fields) > 1 else (value,) for value in values]
         axes.append((fields, tuple(points)))

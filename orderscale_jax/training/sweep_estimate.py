@@ -29,7 +29,6 @@ MEASURED_STEPS = 10  # at most; fewer where a step is slow
 MEASURED_SECONDS = 0.3  # of steps, about, in one measurement
 MEASURED_TIMES = 3
 PROGRAM_OVER_STEP = 4  # compiling what trains, over compiling its step: 3 to 5 for Table 4 on 2 CPU cores
-FLOAT = 4  # bytes
 
 
 def work(setup: Setup) -> float:
@@ -52,28 +51,16 @@ def work(setup: Setup) -> float:
 def validation_work(setup: Setup) -> float:
     """What validations cost beside training: lists scored over lists trained on, a forward pass being about
     a third of a step."""
-    n_lists = setup.task.n_lists
-    n_train = min(round(setup.task.train_fraction * n_lists), MOST_TRAINING_LISTS)
-    scored = n_train + (1 - setup.task.train_fraction) * n_lists
-    if not setup.task.is_exhaustive:
-        scored = N_SAMPLED_VALIDATION
+    scored = N_SAMPLED_VALIDATION
+    if setup.task.is_exhaustive:
+        n_train = round(setup.task.train_fraction * setup.task.n_lists)
+        scored = setup.task.n_lists - n_train + min(n_train, MOST_TRAINING_LISTS)
     return scored / (3 * setup.train.eval_every * setup.train.batch_size)
 
 
 def _shapes(model: ModelConfig):
     """The shapes of a model's weights."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-
-
-def rough_bytes(setup: Setup) -> float:
-    """What one run keeps and computes with, in arrays; a compiler plans one to two times as much."""
-    model, train = setup.model, setup.train
-    kept = 6 * sum(x.size for x in jax.tree.leaves(_shapes(model)))  # weights, moments, best, gradient
-    per_list = 2 * model.list_len * model.d_vocab  # logits and their gradient
-    if not scales.is_faster(model):
-        per_list += (2 * model.list_len + 1) * model.d_model * model.n_layers
-    n_validated = min(train.eval_batch_size, (1 - setup.task.train_fraction) * setup.task.n_lists)
-    return FLOAT * (kept + per_list * max(train.batch_size, n_validated))
 
 
 @dataclasses.dataclass(frozen=True)

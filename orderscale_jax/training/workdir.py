@@ -77,7 +77,7 @@ def train(
       OSError: the system refuses to read or write.
     """
     workdir = files.place(workdir)
-    setup, split = make_setup(config)
+    setup, split = make_setup(config, share.count)
     if setup.train.scores not in ("free", "penalized"):
         raise UserError(
             f"train.scores={setup.train.scores!r} changes the model while it trains, and the weights would "
