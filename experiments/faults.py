@@ -49,6 +49,7 @@ ROOT = Path(__file__).parents[1]
 TASK = ["task.n_digits=30", "train.batch_size=256", "train.target_accuracy=1.1"]
 TRAINING = ["train", "--config=two_layer", *(f"--config.{x}" for x in (*TASK, "train.max_attempts=1"))]
 SWEEP = ["sweep", f"--config={ROOT / 'configs/sweeps/batch_recipe_small.py'}"]
+LONGEST_WAIT = 10  # seconds until a signal
 NOT_COMPARED = {"seconds", "steps_per_second", "checkpoint", "placement"}
 
 
@@ -108,7 +109,7 @@ def disturb(
         shutil.rmtree(place, ignore_errors=True)
         while True:
             process = Process(command, place)
-            code = process.wait(0, draw.uniform(0, whole) if found["signals"] < count else None)
+            code = process.wait(0, draw.uniform(0, min(whole, LONGEST_WAIT)) if found["signals"] < count else None)
             was_met = code is None
             if was_met:
                 found["signals"] += 1
