@@ -109,7 +109,9 @@ def disturb(
         shutil.rmtree(place, ignore_errors=True)
         while True:
             process = Process(command, place)
-            code = process.wait(0, draw.uniform(0, min(whole, LONGEST_WAIT)) if found["signals"] < count else None)
+            code = process.wait(
+                0, draw.uniform(0, min(whole, LONGEST_WAIT)) if found["signals"] < count else None
+            )
             was_met = code is None
             if was_met:
                 found["signals"] += 1

@@ -33,7 +33,7 @@ import numpy as np
 from flax import nnx
 
 from orderscale_jax import files
-from orderscale_jax.config import model_config
+from orderscale_jax.config import RunConfig, model_config
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model import ListTransformer, ModelConfig, bind
 
@@ -460,10 +460,11 @@ def _read_local(path: Path, named: files.Place) -> tuple[dict[str, np.ndarray], 
 
 
 def _from_first_format(about: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside arrays, without the option that is no more."""
+    """What stands beside arrays, with the option of today for the one that is no more."""
     config = about.get("config")
     if isinstance(config, dict) and isinstance(config.get("train"), dict):
         config["train"].pop("checkpoint_every", None)
+        config.setdefault("save_seconds", RunConfig.save_seconds)
     return about
 
 

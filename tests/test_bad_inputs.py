@@ -244,7 +244,7 @@ COMMANDS = {
         "there is no file x.npz",
     ),
     "import text": (["import-torch", "--source=text.npz", "--output=new"], "is not an .npz file"),
-    "import a folder": (["import-torch", "--source=folder", "--output=new"], "there is no file folder"),
+    "import a folder": (["import-torch", "--source=folder", "--output=new"], "folder is a directory: give"),
     "import others": (["import-torch", "--source=other.npz", "--output=new"], "array embed.W_E is missing"),
     "reproduce to nowhere": (["reproduce", "--output="], "--output=: expected a path"),
     "nothing published": (["reproduce", "--output=new", "--published="], "--published=: expected a path"),
@@ -316,7 +316,9 @@ def test_a_command_says_what_is_wrong(case, orderscale, place):
     arguments, said = COMMANDS[case]
     before = contents(place)
     code, out, err = orderscale(*arguments)
-    assert code == (130 if said == "interrupted" else 1) and out == ("said\n" if case == "it prints" else ""), err
+    assert code == (130 if said == "interrupted" else 1) and out == (
+        "said\n" if case == "it prints" else ""
+    ), err
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err, err
     assert contents(place) == before
 
@@ -689,7 +691,7 @@ FUNCTIONS = {
     "sweep: success": (lambda: check_sweep(swept(success="high")), "config.success must be a number"),
     "sweep: grid": (lambda: check_sweep(swept(grid="abc")), GRID),
     "sweep: empty grid": (lambda: sweep.plan(swept(grid=())), "the grid is empty"),
-    "results: text": (lambda: sweep_rows.read_results("text.csv"), "is not the results of a sweep"),
+    "results: text": (lambda: sweep_rows.read_results("text.csv"), "where the results of a sweep have 'run'"),
     "results: nothing": (lambda: sweep_results.summarize([]), "there are no results to summarise"),
     "results: column": (lambda: sweep_results.summarize([{"seed": 1}], ("depth",)), "have no column 'depth'"),
     "results: rate": (lambda: sweep_results.wilson_interval(3, 2), "a rate needs 0 <= successes <= runs"),
