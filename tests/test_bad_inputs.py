@@ -706,8 +706,8 @@ OF_FILES = {
     ),
     "a folder of arrays": (
         lambda: convert.read_arrays("folder"),
-        FileNotFoundError,
-        "there is no file folder",
+        UserError,
+        "folder is a directory: give",
     ),
     "no results": (lambda: sweep_rows.read_results("nowhere.csv"), FileNotFoundError, "nowhere.csv"),
     "a figure in a file": (lambda: figures.save(Figure(), "file/x"), OSError, "file"),
