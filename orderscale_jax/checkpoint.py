@@ -310,7 +310,7 @@ def _write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str,
                 checkpointer.save(there, items)
         files.write_text(partial / SUMS, _sums(partial))
         files.sync(partial)
-        _read_back(partial, path, about)
+        _read_back(partial, path, arrays, about)
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
             path.rename(previous)
@@ -321,14 +321,29 @@ def _write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str,
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _read_back(partial: Path, path: Path, about: dict[str, Any]):
+def _read_back(partial: Path, path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     """OSError unless what was just written can be read and is what was to be written."""
     try:
-        found = _read_local(partial, path)[1]
-    except DamagedError as error:
-        found = error
-    if found != about:
+        _check_sums(partial, path)
+        is_same = _read_json(partial, path) == about
+    except DamagedError:
+        is_same = False
+    if is_same:
+        found = {name: _bits(np.asarray(array)) for name, array in _restore(partial).items()}
+        is_same = found == {name: _bits(array) for name, array in arrays.items()}
+    if not is_same:
         raise OSError(errno.EIO, "what was written was not read back the same", str(path))
+
+
+def _bits(array: np.ndarray) -> tuple[Any, ...]:
+    return array.dtype, array.shape, array.tobytes()
+
+
+def _restore(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of one directory."""
+    with _understood(path) as there, _orbax() as (ocp, checkpointer), _system_errors(path):
+        items = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        return checkpointer.restore(there, items)["arrays"]
 
 
 @contextlib.contextmanager
@@ -449,9 +464,7 @@ def _read_local(path: Path, named: files.Place) -> tuple[dict[str, np.ndarray], 
             f"the checkpoint {named} has format {about['format']} and this version of orderscale-jax reads "
             f"formats up to {FORMAT}: install a newer version"
         )
-    with _understood(path) as there, _orbax() as (ocp, checkpointer), _system_errors(path):
-        items = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-        arrays = checkpointer.restore(there, items)["arrays"]
+    arrays = _restore(path)
     if about["format"] == 1 and not are_all_summed:
         return arrays, _from_first_format(about)
     if not are_all_summed or about.get(ARRAYS_DIGEST) != weight_digest(arrays):

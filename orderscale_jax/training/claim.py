@@ -55,9 +55,10 @@ def finished(workdir: files.Place, config: ml_collections.ConfigDict) -> dict[st
         return None
     refuse_other(files.read_json(workdir / CONFIG), describe(config), workdir)
     summary = files.read_note(workdir / SUMMARY)
-    for member in summary.get("runs", [summary]):
-        _check_weights(weights_of(workdir, config, member["seed"]), member["weights_sha256"])
     _check_weights(workdir / "checkpoint", summary["weights_sha256"])
+    for member in summary.get("runs", []):  # of which loading tells damage
+        if not (path := weights_of(workdir, config, member["seed"])).exists():
+            raise _lost(path, "is missing")
     clean(workdir)
     return {**summary, "checkpoint": str(files.absolute(workdir / "checkpoint"))}
 
@@ -73,10 +74,14 @@ def _check_weights(path: files.Place, digest: str):
     else:
         wrong = "holds other weights than those it ended with" if found != digest else None
     if wrong:
-        raise UserError(
-            f"the training has ended, but its checkpoint {path} {wrong}: put back a copy of it, or train "
-            "anew with --overwrite"
-        )
+        raise _lost(path, wrong)
+
+
+def _lost(path: files.Place, wrong: str) -> UserError:
+    return UserError(
+        f"the training has ended, but its checkpoint {path} {wrong}: put back a copy of it, or train anew "
+        "with --overwrite"
+    )
 
 
 def refuse_others(workdir: files.Place, config: ml_collections.ConfigDict, share: Share, mine):
