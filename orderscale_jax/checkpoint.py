@@ -127,7 +127,9 @@ def copy_checkpoint(source: str | os.PathLike, target: str | os.PathLike):
     shutil.rmtree(partial, ignore_errors=True)
     try:
         shutil.copytree(source, partial)
+        files.sync(partial)
         partial.rename(target)
+        files.sync_directory(target.parent)
     except OSError:
         if not target.exists():
             raise
@@ -238,8 +240,6 @@ def restore_latest(
             logger.warning(
                 "in %s the state of step %s is damaged: going on from step %d", directory, found, step
             )
-        else:
-            logger.info("going on from step %d, of which %s has the latest state", step, directory)
         return step, state, metadata
     if damaged:
         raise DamagedError(

@@ -197,7 +197,7 @@ class RunConfig:
       seed: decides the initial weights and the batches; of several runs it is the first one's.
       runs: how many runs are trained as one program, with seeds seed … seed + runs - 1.
       name: of the run, in Weights & Biases and in reports; where it is empty one is made up.
-      save_seconds: time between two savings of the state from which a killed run goes on, each after a
+      save_seconds: seconds between two savings of the state from which a killed run goes on, each after a
         validation; 0 saves at every one.
     """
 
@@ -236,7 +236,7 @@ class SweepConfig:
       seeds: runs of each cell.
       first_seed: seed of a cell's first run; the others follow it.
       success: accuracy from which a run counts as one, in figures and sentences.
-      save_seconds: time between two savings of the runs in flight, each after a validation; 0 saves at
+      save_seconds: seconds between two savings of the runs in flight, each after a validation; 0 saves at
         every one.
     """
 

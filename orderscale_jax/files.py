@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
@@ -163,14 +164,10 @@ def write_bytes(path: Place, content: bytes) -> Place:
 
 def check_room(path: Path, n_bytes: int):
     """OSError with the name of `path` unless so many bytes can be written beside it now."""
-    trial = beside(path)
-    try:
-        with _naming(path), open(trial, "wb", buffering=0) as file:
-            if not _allocated(file.fileno(), n_bytes):
-                for start in range(0, n_bytes, CHUNK):
-                    file.write(bytes(min(CHUNK, n_bytes - start)))
-    finally:
-        trial.unlink(missing_ok=True)
+    with _naming(path), tempfile.TemporaryFile(dir=path.parent, buffering=0) as file:
+        if not _allocated(file.fileno(), n_bytes):
+            for start in range(0, n_bytes, CHUNK):
+                file.write(bytes(min(CHUNK, n_bytes - start)))
 
 
 def _allocated(opened: int, n_bytes: int) -> bool:

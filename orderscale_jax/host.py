@@ -21,7 +21,11 @@ def free_memory() -> int:
             os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**32
         )
     limit, used = (_control_group(name) for name in ("memory.max", "memory.current"))
-    return min(free, int(limit[0]) - int(used[0])) if limit and used and limit[0].isdigit() else free
+    if not (limit and used and limit[0].isdigit()):
+        return free
+    stat = _control_group("memory.stat")
+    cached = stat[stat.index("inactive_file") + 1] if "inactive_file" in stat else 0  # is given back
+    return min(free, int(limit[0]) - int(used[0]) + int(cached))
 
 
 def check_memory(needed: int, what: str, advice: str, times: int = 1):

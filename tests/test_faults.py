@@ -23,6 +23,7 @@ import pytest
 from experiments import faults
 from orderscale_jax import checkpoint, files
 from orderscale_jax.checkpoint import restore_latest, save_state
+from orderscale_jax.cli import signals
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.errors import UserError
 from orderscale_jax.training import owner, workdir
@@ -96,14 +97,14 @@ def logged(place):
 
 
 def test_a_run_that_is_told_to_end_saves_and_goes_on(tmp_path, caplog):
-    """SIGTERM, then SIGHUP, then nothing, against one that nothing disturbed."""
+    """SIGTERM, SIGHUP, Ctrl-C, then nothing, against one that nothing disturbed."""
     caplog.set_level(logging.INFO, "orderscale_jax")
     place, steps, log = tmp_path / "run", [], tmp_path / "run" / "metrics.jsonl"
 
     def size():
         return log.stat().st_size if log.exists() else 0
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         before = size()
         with start(place) as process:
             wait_for(lambda before=before: size() > before, process)
@@ -113,15 +114,15 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(tmp_path, caplog):
         found = re.search(r"error: stopped after step ([\d,]+), which is saved in .*; the same command", err)
         steps.append(int(found[1].replace(",", "")))
         assert logged(place)[-1] == steps[-1] and "Traceback" not in err
-    assert 0 < steps[0] < steps[1] < LONG and f"going on from step {steps[0]}," in err
+    assert 0 < steps[0] < steps[1] < steps[2] < LONG and f"going on from step {steps[1]}," in err
     for folder in (place, tmp_path / "alone"):
         train(long_config(), folder)
-    assert f"going on from step {steps[1]}," in caplog.text
+    assert f"going on from step {steps[2]}," in caplog.text
     assert faults.left(place) == faults.left(tmp_path / "alone")
 
 
-def test_a_second_interrupt_leaves_at_once(tmp_path):
-    """In a stretch that would take very long; and before it, as soon as the directory has an owner."""
+def test_a_run_is_not_waited_for_in_its_first_stretch(tmp_path):
+    """It has nothing to save; and as soon as a directory has an owner no other process gets it."""
     more = "--config.train.max_steps=100000000", "--config.train.eval_every=100000000"
     with start(tmp_path / "run", *more) as process:
         wait_for((tmp_path / "run" / ".owner_0_of_1").exists, process)
@@ -129,13 +130,54 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
             said = second.communicate()
         assert (second.returncode, said[0]) == (1, "") and said[1].count("\n") == 1, said
         assert f"is in use by process {process.pid} on " in said[1]
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.7)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
-    assert process.returncode in (130, -signal.SIGINT) and out == "" and "Traceback" not in err, err
-    assert "nothing after the last saved state is kept" in err or "error: interrupted" in err
-    assert not (tmp_path / "run" / "config.json").exists()  # it claims nothing
+    assert (process.returncode, out, err) == (143, "", "error: interrupted\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_patience_has_an_end(numbers, monkeypatch, capfd):
+    """A stretch that does not end is left after PATIENCE, and at once at a second Ctrl-C."""
+    left = []
+    monkeypatch.setattr(signals, "PATIENCE", 0.05 if len(numbers) == 1 else 60)
+    monkeypatch.setattr(signals, "SAME", 0.0)
+    monkeypatch.setattr(signals.os, "_exit", left.append)
+    with pytest.raises(signals.Ended), signals.handled() as wanted, wanted.deferred():
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            wait_for(lambda: wanted.signal is not None)
+            time.sleep(0.01)
+        wait_for(lambda: left)
+    assert left == [128 + numbers[0]]
+    said = capfd.readouterr().err
+    assert "saving after the running stretch; Ctrl-C leaves at once" in said
+    assert "nothing after the last saved state is kept" in said
+
+
+def test_what_was_answered_or_has_failed_is_not_left(monkeypatch):
+    monkeypatch.setattr(signals, "PATIENCE", 0.05)
+    monkeypatch.setattr(signals.os, "_exit", lambda code: pytest.fail("it left"))
+    with pytest.raises(OSError, match="full"), signals.handled() as wanted, wanted.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: wanted.signal is not None)
+        raise OSError("full")
+    time.sleep(0.2)
+
+
+def test_a_signal_in_a_callback_is_not_lost(capfd):
+    """Python ignores what is raised there."""
+
+    class Callback:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+
+    with pytest.raises(signals.Ended), signals.handled():
+        callback = Callback()
+        del callback
+        time.sleep(60)
+    assert capfd.readouterr().err == ""
 
 
 class AfterFirst(Interruption):

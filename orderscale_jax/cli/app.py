@@ -65,9 +65,9 @@ def _sentences(wanted: signals.OnSignal) -> Iterator[None]:
             traceback.print_exception(error)
         _fail(_sentence(error))
     except Interrupted as error:
-        _fail(f"{error}; the same command goes on", signals.exit_code(wanted))
+        _leave(f"{error}; the same command goes on", wanted)
     except KeyboardInterrupt:
-        _fail("interrupted", signals.exit_code(wanted))
+        _leave("interrupted", wanted)
 
 
 def first_line(docstring: str | None) -> str:
@@ -120,3 +120,14 @@ def _sentence(error: Exception) -> str:
 def _fail(sentence: str, code: int = 1) -> NoReturn:
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _leave(sentence: str, wanted: signals.OnSignal) -> NoReturn:
+    """`_fail` with a signal's exit code; at once, because Python's own end waits for compiled code."""
+    try:
+        _fail(sentence, signals.exit_code(wanted))
+    finally:
+        if wanted.signal is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+            os._exit(signals.exit_code(wanted))

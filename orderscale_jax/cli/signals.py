@@ -32,7 +32,7 @@ class OnSignal(Interruption):
 
     def __init__(self):
         self.signal: int | None = None  # the first that came
-        self._is_deferred = False
+        self._is_deferred = self._has_raised = False
         self._has_answer = threading.Event()
 
     @property
@@ -56,9 +56,21 @@ class OnSignal(Interruption):
     def handle(self, number: int, frame):
         """The handler of Python: it runs in the main thread, between two instructions."""
         self.signal = self.signal or number
-        if not self._is_deferred:
-            self._has_answer.set()
+        if not self._is_deferred and not self._has_raised:
+            self._has_raised = True  # another one does not disturb what is being put in order
             raise Ended
+
+    def swallowed(self, unraisable):
+        """The hook for errors that Python ignores: where one of ours met such a moment, it comes again."""
+        if not isinstance(unraisable.exc_value, Ended):
+            sys.__unraisablehook__(unraisable)
+            return
+        self._has_raised = False
+        threading.Timer(SAME / 10, os.kill, (os.getpid(), self.signal)).start()
+
+    def end(self):
+        """Nobody is waited for any more."""
+        self._has_answer.set()
 
     def watch(self, numbers: socket.socket):
         """Reads the numbers of signals as they come, in a thread of its own: the main thread may be busy
@@ -116,11 +128,14 @@ def handled() -> Iterator[OnSignal]:
     woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     for number in before:
         signal.signal(number, wanted.handle)
+    hook, sys.unraisablehook = sys.unraisablehook, wanted.swallowed
     watcher = threading.Thread(target=wanted.watch, args=(ours,), daemon=True)
     watcher.start()
     try:
         yield wanted
     finally:
+        wanted.end()
+        sys.unraisablehook = hook
         for number, handler in before.items():  # of a process that is ending, the next one is its end
             signal.signal(number, handler if wanted.signal is None else signal.SIG_DFL)
         signal.set_wakeup_fd(woken)

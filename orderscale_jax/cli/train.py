@@ -3,7 +3,8 @@
     orderscale train --config=two_layer --workdir=runs/two_layer
     orderscale train --config=my.py --config.runs=8 --workdir=runs/my
 
-The same command again goes on where a killed run stopped. --config.runs=64
+The same command again goes on where a killed run stopped; Ctrl-C and SIGTERM
+save first. --config.runs=64
 trains 64 seeds as one program. Many processes share them out: under SLURM, Open
 MPI or on a TPU pod with --distributed, elsewhere (a job array) with
 --num_processes=P --process_id=0 to P-1. All must see the same work directory,
@@ -25,7 +26,10 @@ WORKDIR = arguments.define(
     "workdir", "str", None, "the directory for checkpoint, metrics and summary.", shown="DIR"
 )
 OVERWRITE = arguments.define(
-    "overwrite", "bool", False, "begin anew: remove what an earlier training has left there."
+    "overwrite",
+    "bool",
+    False,
+    "begin anew: first remove what training has left in the work directory. One process only.",
 )
 SHARE = machine.ShareFlags()
 CONFIG = Configuration()

@@ -116,9 +116,11 @@ def read_history(checkpoint: str | os.PathLike, seed: int | None = None) -> tupl
     if checkpoint.name != "checkpoint" or not log.is_file():
         return ()
     content, summary = log.read_bytes(), log.with_name("summary.json")
-    written = files.read_json(summary).get("metrics_sha256") if summary.is_file() else None
-    if written not in (None, hashlib.sha256(content).hexdigest()):
-        raise UserError(f"{log} is not what training wrote, as {summary} has it: put back a copy of it")
+    about = files.read_json(summary) if summary.is_file() else {}
+    if {"metrics_sha256", files.SEAL} & about.keys():  # summaries of earlier versions have neither
+        written = files.read_note(summary)["metrics_sha256"]
+        if written != hashlib.sha256(content).hexdigest():
+            raise UserError(f"{log} is not what training wrote, as {summary} has it: put back a copy of it")
     attempts: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for number, text in enumerate(content.decode(errors="replace").splitlines(), 1):
         line = _validation(text)

@@ -20,6 +20,7 @@ FOLDERS = {  # and how the names of what is in them begin
     "states": r"\.?step_\d+",
     "parts": r"\d+_of_\d+",
 }
+TEMPORARY = "parts", "states"
 UNDECISIVE = ("save_seconds",)  # options that change nothing of what comes out
 MOST_DIFFERENCES = 6  # that a sentence names
 
@@ -46,7 +47,8 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def finished(workdir: files.Place, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
-    """The summary of these runs, if they have ended in `workdir`; what nobody needs any more goes.
+    """The summary of these runs, if they have ended in `workdir`; where only the copy of the best of several
+    is missing or damaged, it is made again.
 
     Raises:
       UserError: other runs are there, or what these have left is damaged.
@@ -55,11 +57,18 @@ def finished(workdir: files.Place, config: ml_collections.ConfigDict) -> dict[st
         return None
     refuse_other(files.read_json(workdir / CONFIG), describe(config), workdir)
     summary = files.read_note(workdir / SUMMARY)
-    _check_weights(workdir / "checkpoint", summary["weights_sha256"])
     for member in summary.get("runs", []):  # of which loading tells damage
         if not (path := weights_of(workdir, config, member["seed"])).exists():
             raise _lost(path, "is missing")
-    clean(workdir)
+    path, best = workdir / "checkpoint", weights_of(workdir, config, summary["seed"])
+    try:
+        _check_weights(path, summary["weights_sha256"])
+    except UserError:
+        if best == path:
+            raise
+        _check_weights(best, summary["weights_sha256"])
+        files.remove_directory(path)
+        checkpoint.copy_checkpoint(best, path)
     return {**summary, "checkpoint": str(files.absolute(workdir / "checkpoint"))}
 
 
@@ -157,6 +166,11 @@ def weights_of(workdir: files.Place, config, seed: int) -> files.Place:
 
 def clean(workdir: files.Place):
     """Removes what nothing needs once the summary is there."""
-    for done in (workdir / "parts", workdir / "states"):
-        files.remove_directory(done)
+    for done in TEMPORARY:
+        files.remove_directory(workdir / done)
     (workdir / PART).unlink(missing_ok=True)
+
+
+def is_to_be_cleaned(workdir: files.Place) -> bool:
+    """Whether something is there that goes at the end."""
+    return any((workdir / name).exists() for name in (*TEMPORARY, PART))

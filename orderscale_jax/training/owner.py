@@ -21,7 +21,7 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.training.shares import Share
 
 logger = logging.getLogger(__name__)
-UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -38,12 +38,11 @@ def owned(directory: files.Place, share: Share) -> Iterator[None]:
     if files.is_remote(directory):
         yield
         return
-    name = f".owner_{share}"
-    for other in directory.glob(".owner_*"):
-        if not other.name.endswith(f"_of_{share.count}"):
-            with _held(other):
-                pass  # it was left by a process that was killed
-    with _held(directory / name):
+    with _held(directory / f".owner_{share}"):
+        for other in directory.glob(".owner_*"):
+            if not other.name.endswith(f"_of_{share.count}"):
+                with _held(other):
+                    pass  # it was left by a process that was killed
         yield
 
 

@@ -1,4 +1,4 @@
-"""How long a sweep takes and what it holds in memory, before it is run.
+"""How long a sweep takes, before it is run.
 
 How long this machine takes for a step is measured, on the cells with the least and the most work of
 each form of the model; other cells lie between by their work. Only a step is compiled, not a whole

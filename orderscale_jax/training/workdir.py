@@ -93,13 +93,15 @@ def train(
     if config.wandb.enabled:
         _import_wandb()
     files.check_length(workdir, checkpoint.DEEPEST)
-    if not overwrite and (found := claim.finished(workdir, config)) is not None:
-        return found
+    if not overwrite and not claim.is_to_be_cleaned(workdir):
+        if (found := claim.finished(workdir, config)) is not None:
+            return found
     files.make_directory(workdir)
     with owned(workdir, share):
         if overwrite:
             claim.clear(workdir)
         if (found := claim.finished(workdir, config)) is not None:  # by who has just given it up
+            claim.clean(workdir)
             return found
         claim.refuse_others(workdir, config, share, mine)
         place = claim.place_of(workdir, share)
@@ -195,6 +197,7 @@ def _resume(place: files.Place, said: dict[str, Any], runs: Run):
     latest = checkpoint.restore_latest(place / "states", like)
     if latest is None:
         return 0, jax.device_get(runs), {"seconds": 0.0}, ""
+    logger.info("going on from step %d, the latest state in %s", latest[0], place / "states")
     return *latest, _logged(place / LOG, *latest[::2])
 
 
