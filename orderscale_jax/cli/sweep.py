@@ -6,9 +6,9 @@
 Written to the work directory: results.csv, a row per run, and its figures. The
 same command again goes on where it was killed, unfinished runs at the step at
 which they were last saved; Ctrl-C and SIGTERM save first. To begin anew, delete
-the directory. --config.seeds=4 and --config.base.train.max_steps=1000 change the
-sweep. Many processes share it out as in orderscale train; it can be continued
-with another number of processes.
+the directory. --config.seeds=4 and --config.base.train.max_steps=1000 change
+the sweep. Many processes share it out as in orderscale train; it can be
+continued with another number of processes.
 """
 
 from __future__ import annotations
