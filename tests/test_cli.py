@@ -60,7 +60,7 @@ SMALL = {
     "train.eval_every": 3,
     "train.max_attempts": 1,
 }
-SMALL_FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
+SMALL_FLAGS = [f"--config.{name}={value}" for name, value in (SMALL | {"model.n_layers": 1}).items()]
 FILES = {
     "file": "something else",
     "typo.py": (
@@ -92,7 +92,8 @@ FILES = {
         "def get_config():\n"
         "    base = default_config()\n"
         f"    base.update_from_flattened_dict({ {k: v for k, v in SMALL.items() if 'attempts' not in k} })\n"
-        "    return sweep_config(base, {'model.n_layers': (1, 2)}, seeds=2)\n"
+        "    base.model.n_layers = 1\n"  # compiles soon, and once for both cells
+        "    return sweep_config(base, {'train.weight_decay': (0.0, 0.1)}, seeds=2)\n"
     ),
     "unknown.py": (
         "from orderscale_jax.config import default_config\n"
@@ -210,8 +211,8 @@ BAD = {
     "sweep nowhere": (["sweep", "--config=sweep.py"], "--workdir is required"),
     "unknown axis": ([*SWEEP, "--config=unknown.py"], "the grid's field 'model.depth' is unknown"),
     "an axis": (
-        [*SWEEP, "--config=sweep.py", "--config.base.model.n_layers=3"],
-        "the grid sets model.n_layers",
+        [*SWEEP, "--config=sweep.py", "--config.base.train.weight_decay=3"],
+        "the grid sets train.weight_decay",
     ),
     "attempts": ([*SWEEP, "--config=sweep.py", "--config.base.train.max_attempts=3"], "there is no option"),
     "no checkpoint": (["analyze", "--checkpoint=nowhere", "--output=new"], "no checkpoint at"),
@@ -402,13 +403,16 @@ def test_a_sweep(orderscale, place):
     code, out, err = orderscale("sweep", "--config=sweep.py", "--dry_run", "--config.seeds=3")
     assert (code, err) == (0, "") and not (place / "new").exists()
     assert out.startswith("2 cells x 3 seeds = 6 runs; timing some steps on ")
-    assert "cell   1: n_layers 1\n          3 runs, at most " in out and "good to a factor of two" in out
+    assert (
+        "cell   1: weight_decay 0.0\ncell   2: weight_decay 0.1\n          6 runs, at most " in out
+        and "good to a factor of two" in out
+    )
     arguments = ["sweep", "--config=sweep.py", "--workdir=runs/sweep", "--config.seeds=1"]
     code, out, err = orderscale(*arguments, "--num_processes=2", "--process_id=0")
     assert (code, err) == (0, "") and out.startswith("share 1 of 2 is complete; ")
     code, out, err = orderscale(*arguments, "--num_processes=2", "--process_id=1")
     assert (code, err) == (0, "") and out.startswith("2 runs: ")
-    assert "n_layers 2: 0/1 at 0.9 or above" in out
+    assert "weight_decay 0.1: 0/1 at 0.9 or above" in out
     assert {"results.csv", "success_rates.png"} <= {
         path.name for path in (place / "runs" / "sweep").iterdir()
     }
@@ -439,6 +443,7 @@ from orderscale_jax.cli import reproduce
 configs = reproduce.paper_configs(seed=1)
 for config in configs.values():
     config.update_from_flattened_dict({SMALL})
+configs["three_layer"].task.list_len = 2  # compiles in half the time
 Path("tiny").mkdir()
 reproduce.reproduce(configs, Path("tiny"), {{}})
 """

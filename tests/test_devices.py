@@ -31,6 +31,8 @@ setup = Setup(
     TrainConfig(
         batch_size=16,
         eval_every=7,
+        max_steps=70,
+        target_accuracy=0.3,
         learning_rate=0.01,
         overrides=(*as_drawn(LAST_SCORES), ("embed.*", "epsilon", 1e-4)),
     ),
@@ -65,14 +67,13 @@ go("all by shard_map", CompiledTraining(setup, eight), started)
 devices.MAPPED = devices._pmap
 
 def to_the_end(seeds):
-    running, placements = Ensemble(short, split, start_runs(short, np.asarray(seeds))), set()
+    running, placements = Ensemble(setup, split, start_runs(setup, np.asarray(seeds))), set()
     while not running.done:
         placements.add(str(running.placement))
         running.advance()
     return running.state(), placements
 
 # Runs under pmap that end at different times, by their target or by their steps.
-short = dataclasses.replace(setup, train=dataclasses.replace(setup.train, target_accuracy=0.3, max_steps=70))
 together, placements = to_the_end(range(8))
 assert placements == {"8 runs on 8 CPU devices, runs shared out"}, placements
 assert len(set(together.total_steps.tolist())) > 1, together.total_steps

@@ -19,17 +19,16 @@ SEEDS = np.arange(40, 48)
 def task():
     """(setup, split) under which eight seeds end by every rule there is."""
     config = default_config()
-    config.task.n_digits = 6
-    config.model.d_model = 8
+    config.task.n_digits, config.model.d_model, config.model.n_layers = 6, 8, 1  # compiles soon
     config.train.update(
         batch_size=8,
         learning_rate=0.06,
         eval_every=5,
         max_steps=35,
-        target_accuracy=0.56,
+        target_accuracy=0.18,
         patience=2,
-        patience_threshold=0.4,
-        min_accuracy=0.5,
+        patience_threshold=0.1,
+        min_accuracy=0.1,
         max_attempts=2,
     )
     return make_setup(config)
@@ -62,9 +61,9 @@ def assert_same(found, expected, **tolerances):
 def test_every_rule_ends_some_run(together):
     """What the next tests compare is worth comparing."""
     first = [run for run in together if run.attempts == 1]
-    assert any(run.accuracy >= 0.56 for run in first)  # the target
-    assert any(run.accuracy < 0.56 and run.steps == 35 for run in first)  # max_steps
-    assert any(run.accuracy < 0.56 and run.steps < 35 for run in first)  # patience
+    assert any(run.accuracy >= 0.18 for run in first)  # the target
+    assert any(run.accuracy < 0.18 and run.steps == 35 for run in first)  # max_steps
+    assert any(run.accuracy < 0.18 and run.steps < 35 for run in first)  # patience
     assert len(first) < len(together)  # a retry
 
 
