@@ -432,6 +432,8 @@ def _is_there(path: files.Place) -> bool:
 
 def refuse_foreign(path: files.Place):
     """FileExistsError if at `path` is something that `save_checkpoint` would not replace."""
+    if not files.is_remote(path) and path.is_symlink() and not path.exists():
+        raise FileExistsError(f"{path} is a link to what is not there: remove it, or name another place")
     if path.exists() and not (path.is_dir() and (_is_ours(path) or not any(path.iterdir()))):
         raise FileExistsError(f"{path} exists and is not a checkpoint: name another place")
 
@@ -505,6 +507,8 @@ def _check_sums(path: Path, named: files.Place) -> bool:
       Whether all files are summed: those of the first format were not, their configuration was left out.
     """
     try:
+        if not (path / SUMS).is_file():
+            raise _damaged(named)
         lines = (path / SUMS).read_text(errors="replace").splitlines()
         expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         are_all_summed = not all(name.startswith("arrays/") for name in expected)

@@ -113,7 +113,11 @@ def make_directory(path: Place):
 def remove_directory(path: Place):
     """Removes a directory with all that is in it, if it is there and as far as that is allowed."""
     if not is_remote(path):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
         return
     with contextlib.suppress(Exception):  # every kind of store has errors of its own
         path.rmtree()

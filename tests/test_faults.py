@@ -26,9 +26,10 @@ from orderscale_jax.checkpoint import restore_latest, save_state
 from orderscale_jax.cli import signals
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.errors import UserError
-from orderscale_jax.training import owner, workdir
+from orderscale_jax.training import owner, sweep_training, workdir
 from orderscale_jax.training.interruption import Interrupted, Interruption
 from orderscale_jax.training.shares import Share
+from orderscale_jax.training.sweep import sweep_config
 from orderscale_jax.training.workdir import train
 
 LONG = 4_000  # steps: some seconds
@@ -438,3 +439,76 @@ def test_a_state_knows_its_configuration(tmp_path):
         train(other, tmp_path)
     config.save_seconds = 5.0  # decides nothing
     assert train(config, tmp_path)["steps"] == 20
+
+
+class Moved(Interruption):
+    """Moves a directory away while training goes on."""
+
+    def __init__(self, place, step):
+        self.place, self.left = place, step
+
+    @property
+    def is_wanted(self):
+        self.left -= 1
+        if self.left == 0:
+            self.place.rename(self.place.with_name("moved"))
+        return False
+
+
+@pytest.mark.parametrize("save_seconds", [0.0, 1e6])
+def test_a_directory_that_is_moved_away_is_not_written_again(tmp_path, save_seconds):
+    config = faults.small_config()
+    config.save_seconds = save_seconds
+    with pytest.raises(FileNotFoundError, match="was moved, deleted or replaced while it was in use"):
+        train(config, tmp_path / "run", interruption=Moved(tmp_path / "run", 2))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["moved"]
+    assert train(config, tmp_path / "moved")["steps"] == 20
+
+
+def test_a_sweep_that_is_moved_away_is_not_written_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    config = sweep_config(faults.small_config(), {"train.learning_rate": (0.001, 0.002)}, 1)
+    with pytest.raises(FileNotFoundError, match="was moved, deleted or replaced while it was in use"):
+        sweep_training.train(config, tmp_path / "run", interruption=Moved(tmp_path / "run", 2))
+    assert not (tmp_path / "run").exists()
+    assert len(sweep_training.train(config, tmp_path / "moved")) == 2
+
+
+def test_what_is_missing_of_a_complete_share_is_named(tmp_path):
+    config = faults.small_config()
+    train(config, tmp_path)
+    files.write_note(tmp_path / "part.json", {})
+    for name in ("summary.json", "metrics.jsonl"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl is missing, which this training has written"):
+        train(config, tmp_path)
+
+
+def test_a_lost_copy_of_the_best_of_several_is_made_again(tmp_path):
+    config = faults.small_config()
+    config.runs = 2
+    summary = train(config, tmp_path)
+    (tmp_path / "checkpoint" / checkpoint.SUMS).write_text("torn")
+    assert train(config, tmp_path) == summary
+    model, _ = checkpoint.load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.weight_digest(checkpoint.named_arrays(model)) == summary["weights_sha256"]
+
+
+def test_links_and_pipes_are_not_followed(tmp_path):
+    config = faults.small_config()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "checkpoint").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="is a link to what is not there"):
+        train(config, tmp_path / "link")
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "owned").mkdir()
+    (tmp_path / "owned" / ".owner_0_of_1").symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(OSError):
+        train(config, tmp_path / "owned")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    save_state(tmp_path / "states", 1, STATE, {})
+    (tmp_path / "states" / "step_000000001" / checkpoint.SUMS).unlink()
+    os.mkfifo(tmp_path / "states" / "step_000000001" / checkpoint.SUMS)
+    os.mkfifo(tmp_path / "states" / "step_000000002")
+    with pytest.raises(checkpoint.DamagedError):
+        restore_latest(tmp_path / "states", STATE)

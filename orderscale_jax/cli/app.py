@@ -36,7 +36,8 @@ def run(command: ModuleType, argv: list[str]) -> NoReturn:
     def main(rest: list[str]):
         del rest  # there is none, see `_parse`
         command.main()
-        sys.stdout.flush()  # here a closed pipe is noticed while `guard` listens
+        if sys.stdout is not None:  # as where it was closed
+            sys.stdout.flush()  # here a closed pipe is noticed while `guard` listens
 
     app.run(main, argv, flags_parser=_parse)
 
@@ -66,8 +67,8 @@ def _sentences(wanted: signals.OnSignal) -> Iterator[None]:
         _fail(_sentence(error))
     except Interrupted as error:
         _leave(f"{error}; the same command goes on", wanted)
-    except KeyboardInterrupt:
-        _leave("interrupted", wanted)
+    except KeyboardInterrupt as error:
+        _leave(str(error) or "interrupted", wanted)
 
 
 def first_line(docstring: str | None) -> str:
@@ -128,6 +129,6 @@ def _leave(sentence: str, wanted: signals.OnSignal) -> NoReturn:
         _fail(sentence, signals.exit_code(wanted))
     finally:
         if wanted.signal is not None:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
                 sys.stdout.flush()
             os._exit(signals.exit_code(wanted))

@@ -51,7 +51,7 @@ class OnSignal(Interruption):
         finally:
             self._is_deferred = False
         if self.is_wanted:  # and nobody has asked
-            raise Ended
+            raise Ended("interrupted; what was trained is saved, and the same command goes on")
 
     def handle(self, number: int, frame):
         """The handler of Python: it runs in the main thread, between two instructions."""

@@ -33,7 +33,8 @@ def place_of(workdir: files.Place, share: Share) -> files.Place:
 def _check_shares(workdir: files.Place, share: Share):
     """UserError if another number of shares has begun here."""
     parts = workdir / "parts"
-    begun = {entry.name.rpartition("_")[2] for entry in parts.iterdir()} if parts.is_dir() else set()
+    entries = parts.iterdir() if parts.is_dir() else ()
+    begun = {found[1] for entry in entries if (found := re.fullmatch(r"\d+_of_(\d+)", entry.name))}
     begun |= {"1"} if (workdir / "states").exists() else set()
     if others := begun - {str(share.count)}:
         raise UserError(

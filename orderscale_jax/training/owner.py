@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 try:
     import fcntl
@@ -25,42 +25,54 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 
 
 @contextlib.contextmanager
-def owned(directory: files.Place, share: Share) -> Iterator[None]:
+def owned(directory: files.Place, share: Share) -> Iterator[Callable[[], None]]:
     """Within it no other process on any machine owns this share of `directory`, which exists, or a share of
     another number of shares.
 
     The lock is `flock`'s on a file that tells host and pid, and goes when it is given up. In an object
     store, and where the file system has no locks (a warning says so), nothing is locked.
 
+    Yields:
+      A function to call before something is written: it raises FileNotFoundError if the directory is no
+      longer there, or is another one.
+
     Raises:
       UserError: another owns it.
     """
     if files.is_remote(directory):
-        yield
+        yield lambda: None
         return
-    with _held(directory / f".owner_{share}"):
+    with _held(directory / f".owner_{share}") as check:
         for other in directory.glob(".owner_*"):
             if not other.name.endswith(f"_of_{share.count}"):
                 with _held(other):
                     pass  # it was left by a process that was killed
-        yield
+        yield check
 
 
 @contextlib.contextmanager
-def _held(path: files.Place) -> Iterator[None]:
-    """Within it the file is this process's."""
+def _held(path: files.Place) -> Iterator[Callable[[], None]]:
+    """Within it the file is this process's; yields what raises an error where it is not."""
     opened = _lock(path)
     if opened is None:
         logger.warning("%s cannot be locked here: make sure that no other process writes there", path.parent)
-        yield
+        yield lambda: None
         return
+
+    def check():
+        if not _is_at(path, opened):
+            raise FileNotFoundError(
+                f"{path.parent} was moved, deleted or replaced while it was in use: nothing more is written"
+            )
+
     try:
         me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         os.ftruncate(opened, 0)
         os.pwrite(opened, json.dumps(me).encode(), 0)
-        yield
+        yield check
     finally:
-        path.unlink(missing_ok=True)
+        if _is_at(path, opened):
+            path.unlink(missing_ok=True)
         os.close(opened)
 
 
@@ -69,7 +81,7 @@ def _lock(path: files.Place) -> int | None:
     if fcntl is None:
         return None
     while True:
-        opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, opened):

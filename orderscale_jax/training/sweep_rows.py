@@ -80,6 +80,8 @@ def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=2):
+        if not line.strip():
+            continue
         row = _row(line)
         if row is None:
             raise _damaged(path, number)

@@ -68,8 +68,8 @@ def train(
         raise UserError(f"{workdir} holds a run and not a sweep: give another directory")
     share.of(len(jobs))  # for its check
     check_processes(share)
-    with owned(workdir, share):
-        return _train(config, workdir, jobs, on_row, share, interruption)
+    with owned(workdir, share) as check:
+        return _train(config, workdir, jobs, on_row, share, interruption, check)
 
 
 def _train(
@@ -79,6 +79,7 @@ def _train(
     on_row: Callable[[Job, Row], None],
     share: Share,
     interruption: Interruption,
+    check: Callable[[], None],
 ) -> list[Row] | None:
     """`train` by the owner of the work directory."""
     mine = jobs[share.index :: share.count]  # every share gets some of each cell
@@ -91,7 +92,7 @@ def _train(
         states = States(workdir, share, jobs, unfinished)
         file = ResultsFile(workdir / (RESULTS if share.count == 1 else f"results.share_{share}.csv"))
         rows = {job.name: finished[job.name]["steps"] for job in mine if job.name in finished}
-        course = _Course(len(mine), rows, file, states, on_row, config.save_seconds, interruption)
+        course = _Course(len(mine), rows, file, states, on_row, config.save_seconds, interruption, check)
         try:
             for group in programs(sorted(unfinished, key=lambda job: job.name not in states.names)):
                 course.train(group)
@@ -99,6 +100,7 @@ def _train(
             file.close()
         states.remove()
         finished = _finished(workdir, jobs)
+    check()
     if any(job.name not in finished for job in jobs):
         return None
     found = [finished[job.name] for job in jobs]
@@ -141,6 +143,7 @@ class _Course:
       on_row: called with each new row.
       save_seconds: time between two savings.
       interruption: asked after every stretch.
+      check: raises if the work directory is no longer where it was.
     """
 
     n_runs: int
@@ -150,6 +153,7 @@ class _Course:
     on_row: Callable[[Job, Row], None]
     save_seconds: float
     interruption: Interruption
+    check: Callable[[], None]
 
     def train(self, jobs: Sequence[Job]):
         """Trains runs of one program, as many at once as suits the devices.
@@ -191,6 +195,7 @@ class _Course:
         is_time = is_wanted or self.states.age >= self.save_seconds
         if not ended and not is_time:
             return
+        self.check()
         state = ensemble.state()
         for i in ended:
             row = _row(jobs[i], state, i, float(seconds[i]))

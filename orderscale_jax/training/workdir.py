@@ -97,7 +97,7 @@ def train(
         if (found := claim.finished(workdir, config)) is not None:
             return found
     files.make_directory(workdir)
-    with owned(workdir, share):
+    with owned(workdir, share) as check:
         if overwrite:
             claim.clear(workdir)
         if (found := claim.finished(workdir, config)) is not None:  # by who has just given it up
@@ -108,18 +108,20 @@ def train(
         with contextlib.ExitStack() as until_whole:
             if not (place / PART).exists():
                 part = _train_share(
-                    config, setup, split, workdir, place, mine, interruption, until_whole.enter_context
+                    config, setup, split, workdir, place, mine, interruption, until_whole.enter_context, check
                 )
+                check()
                 files.write_note(place / PART, part)
             return _complete(workdir, config, setup, share)
 
 
 def _train_share(
-    config, setup: Setup, split, workdir: files.Place, place: files.Place, mine, interruption, enter
+    config, setup: Setup, split, workdir: files.Place, place: files.Place, mine, interruption, enter, check
 ) -> dict[str, Any]:
     """Trains the runs `mine`, with states and log in `place`; returns what is to be said of them.
 
-    From the first stretch on there is something to lose, and `enter` lets interruptions wait.
+    From the first stretch on there is something to lose, and `enter` lets interruptions wait. `check` raises
+    if `workdir` is no longer where it was.
     """
     first, said = int(mine[0]), claim.describe(config)
     steps, runs, metadata, logged = _resume(place, said, start_runs(setup, config.seed + mine))
@@ -136,6 +138,7 @@ def _train_share(
         with files.Growing(place / LOG, logged) as log:
 
             def save():
+                check()
                 log.keep()  # before the state, so that none goes on from where lines are missing
                 seconds = time.perf_counter() - began
                 about = {"seconds": seconds, "config": said, "log_size": log.size, "log_sha256": log.sha256}
@@ -166,7 +169,13 @@ def _train_share(
             log.keep()
             runs, members = ensemble.state(), []
             for i in range(len(mine)):
-                members.append(_write_member(workdir, config, setup, result(runs, i)))
+                check()
+                try:
+                    members.append(_write_member(workdir, config, setup, result(runs, i)))
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        save()  # so that nothing is trained again
+                    raise
                 if interruption.is_wanted and i + 1 < len(mine):
                     leave()
     if wandb:
@@ -240,7 +249,13 @@ def _complete(workdir: files.Place, config, setup: Setup, share: Share) -> dict[
     try:
         parts = [files.read_note(place / PART) for place in places]
         logs = [_whole_log(place / LOG, part) for place, part in zip(places, parts, strict=True)]
-    except FileNotFoundError:  # a share goes on, or another process has just completed all
+    except FileNotFoundError as error:
+        if share.count == 1:
+            raise UserError(
+                f"{error.filename} is missing, which this training has written: put back a copy of it, or "
+                "begin anew with --overwrite"
+            ) from error
+        # A share goes on, or another process has just completed all.
         return claim.finished(workdir, config)
     for part, place in zip(parts, places, strict=True):
         claim.refuse_other(part["config"], claim.describe(config), place)
