@@ -72,7 +72,10 @@ def setup_of(model, scores, until=None):
 @pytest.mark.parametrize(("list_len", "n_layers"), [(2, 2), (3, 2)])
 def test_the_loss_is_that_of_the_changed_scores_until_they_are_free(list_len, n_layers):
     model, lists = example(list_len, n_layers)
-    rules = [(scores, None if scores == "free" else 5) for scores in SCORES] + [("bounded", None)]
+    rules = [(scores, None if scores == "free" else 5) for scores in SCORES] + [
+        ("bounded", None),
+        ("penalized", None),
+    ]
 
     @jax.jit
     def losses(params, step):
