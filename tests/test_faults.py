@@ -84,13 +84,19 @@ def wait_for(condition, process=None):
 
 
 def start(place, *more):
-    return subprocess.Popen(
-        [sys.executable, "-m", "orderscale_jax", *TRAINING, f"--workdir={place}", *more],
-        env=os.environ | {"PYTHONPATH": str(faults.ROOT), "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """A process that ignores no signal, whatever this one does."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in signals.SIGNALS}
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orderscale_jax", *TRAINING, f"--workdir={place}", *more],
+            env=os.environ | {"PYTHONPATH": str(faults.ROOT), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def logged(place):
