@@ -307,7 +307,8 @@ class Growing:
         self._sum, self.size = hashlib.sha256(begin), len(begin)
         if not is_remote(path):
             self._file = open(path, "ab", buffering=0)  # what could not be written is not tried again
-            self._file.truncate(self.size)
+            with _naming(path):
+                self._file.truncate(self.size)
 
     def __enter__(self) -> Growing:
         return self

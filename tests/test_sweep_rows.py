@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orderscale_jax.errors import UserError
-from orderscale_jax.training.sweep_rows import COLUMNS, ResultsFile, read_results, run_name, write_results
+from orderscale_jax.training.sweep_rows import COLUMNS, ResultsFile, read_results, run_digest, write_results
 
 SHIPPED = Path(__file__).parents[1] / "experiments" / "results" / "ceiling.csv"
 
@@ -35,7 +35,7 @@ def refused(path, content):
 
 def test_a_file_is_read_as_it_was_written(path):
     rows, content = read_results(path), path.read_bytes()
-    assert [row["run"] for row in rows] == [run_name(row) for row in rows]
+    assert [row["run"] for row in rows] == [run_digest(row) for row in rows]
     assert {type(value) for row in rows for value in row.values()} == {
         str,
         int,

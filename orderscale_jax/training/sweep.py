@@ -19,7 +19,7 @@ from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.training.ensemble import make_setup
 from orderscale_jax.training.hyper import neutral
 from orderscale_jax.training.sweep_results import SUCCESS
-from orderscale_jax.training.sweep_rows import run_name
+from orderscale_jax.training.sweep_rows import run_digest
 
 
 def sweep_config(
@@ -100,7 +100,7 @@ class Job:
     @property
     def name(self) -> str:
         """Names the run by everything that decides its outcome."""
-        return run_name(self.columns)
+        return run_digest(self.columns)
 
 
 def plan(config: ml_collections.ConfigDict) -> list[Job]:

@@ -5,7 +5,6 @@ A row's last entry is a digest of its others, and its first one, `run`, names th
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -13,7 +12,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orderscale_jax import files
@@ -54,7 +53,7 @@ TEXT_COLUMNS = (
 )
 
 
-def run_name(columns: Mapping[str, Any]) -> str:
+def run_digest(columns: Mapping[str, Any]) -> str:
     """Names a run by everything that decides its outcome: its seed and the columns of its configuration."""
     deciding = {name: columns[name] for name in ("seed", *CONFIG_COLUMNS)}
     return _digest(json.dumps(deciding, sort_keys=True))
@@ -109,7 +108,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = {name: _parse(name, entry) for name, entry in zip(COLUMNS, entries, strict=True)}
     except (ValueError, csv.Error):
         return None
-    return row if row["run"] == run_name(row) else None
+    return row if row["run"] == run_digest(row) else None
 
 
 def _parse(name: str, entry: str) -> Any:
@@ -165,11 +164,10 @@ class ResultsFile:
             read_results(self._path)  # for its checks
             content = self._path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
-        with self._named_errors():
-            self._file = files.Growing(self._path, whole.decode())
-            if not whole:
-                self._file.add(_lines([(*COLUMNS, DIGEST)]))
-                self._file.keep()
+        self._file = files.Growing(self._path, whole.decode())
+        if not whole:
+            self._file.add(_lines([(*COLUMNS, DIGEST)]))
+            self._file.keep()
 
     @property
     def name(self) -> str:
@@ -181,8 +179,7 @@ class ResultsFile:
         Raises:
           OSError: it cannot be written; what is there of it goes when the file is opened again.
         """
-        with self._named_errors():
-            self._file.add(_lines([_entries(row)]))
+        self._file.add(_lines([_entries(row)]))
 
     def keep(self):
         """Returns when the rows are on disk, or in the store.
@@ -190,22 +187,10 @@ class ResultsFile:
         Raises:
           OSError: they cannot be written.
         """
-        with self._named_errors():
-            self._file.keep()
+        self._file.keep()
 
     def close(self):
-        with self._named_errors():
-            self._file.close()
-
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        """Gives errors of the system the name of the file: that of a full disk has none."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno is None or error.filename is not None:
-                raise
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._file.close()
 
 
 def write_results(path: str | os.PathLike, rows: Iterable[dict[str, Any]]):

@@ -131,6 +131,7 @@ def _train_share(
         ensemble = Ensemble(setup, split, runs)
         placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
         lines = [] if ensemble.done else ensemble.advance()
+        check()
         claim.claim(workdir, said)  # now that a first stretch has run
         files.make_directory(place)
         total_steps, saved_at = np.array(runs.total_steps), time.perf_counter()
