@@ -20,9 +20,10 @@ from matplotlib.ticker import LogLocator
 from orderscale_jax import figures, load_pretrained, make_split
 from orderscale_jax.analysis import observe, output_errors
 from orderscale_jax.cli import app, arguments
-from orderscale_jax.config import LAST_SCORES, as_drawn, overrides_text, task_config
+from orderscale_jax.config import LAST_SCORES, as_drawn, task_config
 from orderscale_jax.figures import cells, style
 from orderscale_jax.formatting import columns
+from orderscale_jax.overrides import overrides_text
 from orderscale_jax.training.sweep_results import Summary, compare_survival, summarize, wilson_interval
 from orderscale_jax.training.sweep_rows import read_results
 

@@ -1,12 +1,14 @@
 """Order by Scale in JAX: train, ablate and explain small transformers that pack a list into one token."""
 
-import importlib.metadata
+from __future__ import annotations
 
-from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, save_checkpoint
-from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, cut, patch
-from orderscale_jax.task import TaskConfig, make_split
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__version__ = importlib.metadata.version("orderscale-jax")
+if TYPE_CHECKING:
+    from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, save_checkpoint
+    from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, cut, patch
+    from orderscale_jax.task import TaskConfig, make_split
 
 __all__ = [
     "Interventions",
@@ -20,3 +22,27 @@ __all__ = [
     "patch",
     "save_checkpoint",
 ]
+
+_MODULES = {
+    "checkpoint": ("load_checkpoint", "load_pretrained", "save_checkpoint"),
+    "model": ("Interventions", "ListTransformer", "ModelConfig", "cut", "patch"),
+    "task": ("TaskConfig", "make_split"),
+}
+_HOMES = {name: f"orderscale_jax.{module}" for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A name is imported when it is first asked for: JAX takes seconds, and a command that is interrupted
+    meanwhile must already know what to say."""
+    if name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("orderscale-jax")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

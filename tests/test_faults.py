@@ -187,6 +187,25 @@ def test_a_signal_in_a_callback_is_not_lost(capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_signal_waits_for_the_end_of_an_import(tmp_path, monkeypatch):
+    """An exception in the midst of that of a compiled module can end in a crash."""
+    (tmp_path / "slowly_imported.py").write_text(
+        f"import os, time; os.kill({os.getpid()}, {int(signal.SIGINT)}); time.sleep(0.2); is_whole = True"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(signals.Ended), signals.handled():
+        import slowly_imported
+
+        is_whole = slowly_imported.is_whole
+        time.sleep(60)
+    assert is_whole
+
+
+def test_signals_are_answered_before_anything_slow_is_imported():
+    code = "import sys, orderscale_jax.cli.main; print(*{'jax', 'numpy', 'absl'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
+
+
 class AfterFirst(Interruption):
     is_wanted = True
 

@@ -19,11 +19,10 @@ from orderscale_jax.config import (
     TrainConfig,
     as_drawn,
     default_config,
-    overrides_text,
-    parse_overrides,
 )
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig, array_names, init_params, matching_arrays
+from orderscale_jax.overrides import overrides_text, parse_overrides
 from orderscale_jax.task import TaskConfig
 from orderscale_jax.training import step as training
 from orderscale_jax.training import sweep, sweep_training

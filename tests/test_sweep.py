@@ -15,9 +15,10 @@ import pytest
 from orderscale_jax import checkpoint, figures
 from orderscale_jax.checkpoint import named_arrays, weight_digest
 from orderscale_jax.cli.sweep import pictures, sentence
-from orderscale_jax.config import LAST_SCORES, as_drawn, default_config, overrides_text
+from orderscale_jax.config import LAST_SCORES, as_drawn, default_config
 from orderscale_jax.figures import cells
 from orderscale_jax.model import array_names, bind
+from orderscale_jax.overrides import overrides_text
 from orderscale_jax.training import sweep, sweep_states, sweep_training
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup

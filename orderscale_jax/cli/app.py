@@ -44,18 +44,22 @@ def run(command: ModuleType, argv: list[str]) -> NoReturn:
 
 @contextlib.contextmanager
 def guard() -> Iterator[None]:
+    """`signals.handled` and `sentences`, for what is no command of `orderscale`."""
+    with signals.handled() as wanted, sentences(wanted):
+        yield
+
+
+@contextlib.contextmanager
+def sentences(wanted: signals.OnSignal) -> Iterator[None]:
     """Makes one sentence on stderr and an exit code of what can be expected to fail.
 
     That is what a user can put right and what the system refuses (a full disk, a missing permission), with
     code 1, and an interruption, with 128 and the number of its signal. Every other error keeps its
     traceback; `--verbosity=1` shows that of these too.
+
+    Args:
+      wanted: of `signals.handled`.
     """
-    with signals.handled() as wanted, _sentences(wanted):
-        yield
-
-
-@contextlib.contextmanager
-def _sentences(wanted: signals.OnSignal) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # nobody reads any more, and Python would say so once more at its end

@@ -8,8 +8,8 @@ from typing import Any
 
 from absl import flags
 
-from orderscale_jax.config import overrides_text, parse_overrides
 from orderscale_jax.errors import UserError
+from orderscale_jax.overrides import overrides_text, parse_overrides
 
 WIDTH = 80  # columns of --help
 

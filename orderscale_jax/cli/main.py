@@ -1,53 +1,16 @@
-"""The command `orderscale`: finds the file of the command that was asked for, and runs it.
-
-Only that file is imported, because importing all takes seconds.
-"""
+"""The command `orderscale`; from here on signals are answered, before anything slow is imported."""
 
 from __future__ import annotations
 
-import ast
-import importlib
 import sys
-from pathlib import Path
 
-from orderscale_jax import __doc__ as about
-from orderscale_jax import __version__
-from orderscale_jax.cli import app, arguments
-from orderscale_jax.errors import UserError
-
-COMMANDS = ("train", "reproduce", "analyze", "import-torch", "sweep", "benchmark", "compile")
+from orderscale_jax.cli import signals
 
 
 def main(command: str | None = None):
     """Runs a command with the arguments of the process; without a name the first argument is it."""
-    with app.guard():
-        given = sys.argv[1:]
-        if command is None:
-            command, *given = given or ["--help"]
-        if command in app.HELP:
-            print(_overview(), flush=True)
-        elif command == "--version":
-            print(f"orderscale {__version__}", flush=True)
-        elif command in COMMANDS:
-            module = importlib.import_module(f"orderscale_jax.cli.{_module(command)}")
-            app.run(module, [f"orderscale {command}", *given])
-        else:
-            raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+    with signals.handled() as wanted:
+        from orderscale_jax.cli import app, commands
 
-
-def _overview() -> str:
-    """Every command with its first sentence, which is read without importing it."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {command.ljust(width)}  {_summary(command)}" for command in COMMANDS]
-    return "\n".join(
-        [*arguments.wrap(about.strip(), ""), "", "orderscale COMMAND --help says more:", "", *lines]
-    )
-
-
-def _summary(command: str) -> str:
-    source = Path(__file__).with_name(f"{_module(command)}.py").read_text(encoding="utf-8")
-    return app.first_line(ast.get_docstring(ast.parse(source)))
-
-
-def _module(command: str) -> str:
-    return command.replace("-", "_")
+        with app.sentences(wanted):
+            commands.run(command, sys.argv[1:])

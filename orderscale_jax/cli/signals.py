@@ -15,11 +15,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
 
 from orderscale_jax.training.interruption import Interruption
 
 PATIENCE = 10.0  # seconds from a signal to the moment at which saving must have begun
 SAME = 0.5  # seconds within which two Ctrl-C are one, which a wrapper has passed on
+AGAIN = 0.05  # seconds after which a signal that met a bad moment is sent again
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -33,6 +35,7 @@ class OnSignal(Interruption):
     def __init__(self):
         self.signal: int | None = None  # the first that came
         self._is_deferred = self._has_raised = False
+        self._sent = 0  # signals that this process has sent itself and not yet read
         self._has_answer = threading.Event()
 
     @property
@@ -53,12 +56,16 @@ class OnSignal(Interruption):
         if self.is_wanted:  # and nobody has asked
             raise Ended("interrupted; what was trained is saved, and the same command goes on")
 
-    def handle(self, number: int, frame):
+    def handle(self, number: int, frame: FrameType | None):
         """The handler of Python: it runs in the main thread, between two instructions."""
         self.signal = self.signal or number
-        if not self._is_deferred and not self._has_raised:
-            self._has_raised = True  # another one does not disturb what is being put in order
-            raise Ended
+        if self._is_deferred or self._has_raised:
+            return
+        if _is_importing(frame):  # compiled modules can crash if an exception meets their import
+            self._send_again()
+            return
+        self._has_raised = True  # another one does not disturb what is being put in order
+        raise Ended
 
     def swallowed(self, unraisable):
         """The hook for errors that Python ignores: where one of ours met such a moment, it comes again."""
@@ -66,7 +73,11 @@ class OnSignal(Interruption):
             sys.__unraisablehook__(unraisable)
             return
         self._has_raised = False
-        threading.Timer(SAME / 10, os.kill, (os.getpid(), self.signal)).start()
+        self._send_again()
+
+    def _send_again(self):
+        self._sent += 1
+        threading.Timer(AGAIN, os.kill, (os.getpid(), self.signal)).start()
 
     def end(self):
         """Nobody is waited for any more."""
@@ -85,7 +96,9 @@ class OnSignal(Interruption):
             _say(f"{name}: saving after the running stretch; Ctrl-C leaves at once")
         threading.Thread(target=self._wait, daemon=True).start()
         while number := numbers.recv(1):
-            if number[0] == signal.SIGINT and time.monotonic() - came > SAME:
+            if self._sent:
+                self._sent -= 1
+            elif number[0] == signal.SIGINT and time.monotonic() - came > SAME:
                 self._leave("left at once: nothing after the last saved state is kept")
 
     def _wait(self):
@@ -142,6 +155,14 @@ def handled() -> Iterator[OnSignal]:
         theirs.close()
         watcher.join()
         ours.close()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _say(text: str):

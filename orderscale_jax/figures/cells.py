@@ -8,8 +8,8 @@ import re
 import textwrap
 from typing import Any
 
-from orderscale_jax.config import parse_overrides
 from orderscale_jax.formatting import NO_BREAK, percent
+from orderscale_jax.overrides import parse_overrides
 
 NAMES = {
     "n_layers": "layers",

@@ -14,8 +14,9 @@ from typing import Any
 
 import ml_collections
 
-from orderscale_jax.config import RunConfig, Setup, check_sweep, overrides_text
+from orderscale_jax.config import RunConfig, Setup, check_sweep
 from orderscale_jax.errors import UserError, check_kind
+from orderscale_jax.overrides import overrides_text
 from orderscale_jax.training.ensemble import make_setup
 from orderscale_jax.training.hyper import neutral
 from orderscale_jax.training.sweep_results import SUCCESS
