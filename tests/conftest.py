@@ -1,11 +1,14 @@
 """What the tests of several rooms need."""
 
+import importlib.metadata
 import os
 import tempfile
 
 # The tests' programs are small and run briefly: compiling them as well as possible costs twice the time
 # that it saves. What several tests, workers or subprocesses build anew is compiled once.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):  # XLA ends at a flag it does not know
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="orderscale_tests_", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
