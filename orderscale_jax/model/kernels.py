@@ -226,7 +226,8 @@ def _tpu_judgement(readout: Readout, table_ref, *refs):
         x, loss, _, of_target = _tpu_softmax(readout, block, x, target)
         losses_ref[i : i + 1, :] = loss
         # As `metrics.is_correct`: the first of equals is the answer, and a NaN is a miss.
-        beaten = (x < of_target) | ((x == of_target) & (block.column >= target))
+        is_later, is_target = block.column > target, block.column == target
+        beaten = (x < of_target) | ((x == of_target) & is_later) | is_target
         right_ref[i : i + 1, :] = jnp.where(beaten, 1.0, 0.0).min(0, keepdims=True)
 
 

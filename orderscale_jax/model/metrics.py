@@ -22,9 +22,10 @@ def is_correct(logits, targets):
 
     The target must beat every later token strictly or by a tie and every earlier one strictly
     (arg-max takes the first of equals). Written as comparisons because XLA vectorises them and not
-    arg-max; a NaN anywhere is a miss.
+    arg-max; a NaN anywhere is a miss. The target is not compared with itself: a compiler may compute its
+    logit twice, and round it differently the second time.
     """
-    tokens = jnp.arange(logits.shape[-1])
-    target = jnp.take_along_axis(logits, targets[..., None], axis=-1)
-    beaten = (logits < target) | ((logits == target) & (tokens >= targets[..., None]))
+    tokens, targets = jnp.arange(logits.shape[-1]), targets[..., None]
+    target = jnp.take_along_axis(logits, targets, axis=-1)
+    beaten = (logits < target) | ((logits == target) & (tokens > targets)) | (tokens == targets)
     return beaten.all(-1)
