@@ -1,5 +1,6 @@
 """What the tests of several rooms need."""
 
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -14,6 +15,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+gc.set_threshold(50_000)  # tracing makes very many objects, and to look through them so often takes a tenth
 
 import jax
 import jax.numpy as jnp
