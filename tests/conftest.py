@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from forks import Forks
 
 from orderscale_jax.config import TrainConfig
 from orderscale_jax.model import ListTransformer, ModelConfig
@@ -41,6 +42,14 @@ VARIANTS = {
     ),
     "MLP": ModelConfig(**SMALL, mlp=True),
 }
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """`forks.run(*arguments, place=…)` runs the command in a process of its own."""
+    server = Forks()
+    yield server
+    server.close()
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())

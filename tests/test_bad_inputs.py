@@ -5,9 +5,6 @@ answers with `error: …` on stderr and exit code 1, and leaves nothing behind; 
 or the OSError that it documents.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -17,7 +14,6 @@ import numpy as np
 import pytest
 from conftest import VARIANTS, random_model
 from matplotlib.figure import Figure
-from test_cli import SERVER, Answer, environment
 
 from orderscale_jax import analysis, checkpoint, convert, explorer, figures, report
 from orderscale_jax.config import TrainConfig, as_drawn, check_config, check_sweep, default_config
@@ -287,35 +283,16 @@ def place(tmp_path_factory):
     return place
 
 
-@pytest.fixture(scope="module")
-def orderscale(place):
-    """Runs a command, each in a fork of one process that has imported everything; see `test_cli`."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=place, env=environment(place), **pipes
-    ) as server:
-
-        def run(*arguments):
-            server.stdin.write(json.dumps([arguments, "main.main()"]) + "\n")
-            server.stdin.flush()
-            return Answer(*json.loads(server.stdout.readline()))
-
-        yield run
-        server.stdin.close()
-
-
 def contents(place: Path) -> dict[str, bytes | None]:
-    """All that is in a directory, but for what the commands say and the compilation cache."""
-    ours = {"out", "err", "cache"}
-    found = [path for path in sorted(place.rglob("*")) if path.relative_to(place).parts[0] not in ours]
-    return {str(path): path.read_bytes() if path.is_file() else None for path in found}
+    """All that is in a directory."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(place.rglob("*"))}
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_a_command_says_what_is_wrong(case, orderscale, place):
+def test_a_command_says_what_is_wrong(case, forks, place):
     arguments, said = COMMANDS[case]
     before = contents(place)
-    code, out, err = orderscale(*arguments)
+    code, out, err = forks.run(*arguments, place=place)
     assert code == (130 if said == "interrupted" else 1) and out == (
         "said\n" if case == "it prints" else ""
     ), err

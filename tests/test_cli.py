@@ -1,11 +1,8 @@
 """The command `orderscale` does what was asked, or says in one sentence why not and leaves nothing behind."""
 
+import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,40 +15,6 @@ from orderscale_jax.config import GROUPS, options
 from orderscale_jax.convert import to_torch
 from orderscale_jax.errors import UserError
 
-ROOT = Path(__file__).parents[1]
-# Answers requests of one line, each in a fork of a process that has imported everything, which takes
-# seconds; the flags of two commands cannot be in one process.
-SERVER = """
-import json, os, sys, traceback, warnings
-warnings.simplefilter("ignore")
-from orderscale_jax import analysis, convert, figures, report
-from orderscale_jax.cli import configuration, machine, main
-from orderscale_jax.training import sweep, sweep_estimate, workdir
-
-figures.style.STYLE.update({"pdf.fonttype": 3, "savefig.dpi": 50})  # embedding fonts whole takes seconds
-
-for line in sys.stdin:
-    arguments, code = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-        sys.argv = ["orderscale", *arguments]
-        try:
-            exec(code)
-        except SystemExit as end:
-            status = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            status = 99
-        else:
-            status = 0
-        sys.stderr.flush()
-        sys.stdout.flush()
-        os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([status, open("out").read(), open("err").read()]), flush=True)
-"""
 SMALL = {
     "task.n_digits": 8,
     "model.d_model": 8,
@@ -103,12 +66,6 @@ FILES = {
 }
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("cli")
@@ -121,26 +78,10 @@ def place(tmp_path_factory):
     return place
 
 
-def environment(place):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    own = {"PYTHONPATH": path, "ORDERSCALE_CACHE": str(place / "cache"), "JAX_PLATFORMS": "cpu"}
-    return {**os.environ, **own, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 @pytest.fixture(scope="module")
-def orderscale(place):
+def orderscale(place, forks):
     """`orderscale(*arguments)` runs the command in `place` and gives its `Answer`."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, cwd=place, env=environment(place), **pipes) as server:
-
-        def run(*arguments, code="main.main()"):
-            server.stdin.write(json.dumps([arguments, code]) + "\n")
-            server.stdin.flush()
-            return Answer(*json.loads(server.stdout.readline()))
-
-        yield run
-        server.stdin.close()
+    return functools.partial(forks.run, place=place)
 
 
 TRAIN = ["train", "--config=two_layer", "--workdir=new/run"]
@@ -328,10 +269,9 @@ def test_help_tells_every_option(orderscale):
             )
 
 
-def test_a_launcher_of_the_clone_is_the_same_program(orderscale, place):
-    command = [sys.executable, "-m", "experiments.reproduce", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment(place))
-    assert (done.returncode, done.stdout, done.stderr) == orderscale("reproduce", "--help")
+def test_a_launcher_of_the_clone_is_the_same_program(orderscale):
+    launch = "import runpy; runpy.run_module('experiments.reproduce', run_name='__main__', alter_sys=True)"
+    assert orderscale("--help", code=launch) == orderscale("reproduce", "--help")
 
 
 def test_configurations_are_found_by_name(tmp_path, monkeypatch):

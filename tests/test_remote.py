@@ -7,11 +7,8 @@ import contextlib
 import fnmatch
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +34,6 @@ from orderscale_jax.training.sweep import sweep_config
 from orderscale_jax.training.sweep_rows import ResultsFile, read_results
 from orderscale_jax.training.workdir import train
 
-ROOT = Path(__file__).parents[1]
 HOME = "gs://bucket/deep/run"
 
 
@@ -372,12 +368,9 @@ def test_places(store, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("place", "said"), [("ftp://host/x", "cannot be reached"), ("gs://bucket/x", "pip install gcsfs")]
 )
-def test_a_place_nobody_can_reach_is_refused_before_anything_is_made(tmp_path, command, place, said):
-    blocked = "import sys; sys.modules.update(gcsfs=None, tensorflow=None); sys.argv[0] = 'orderscale'; "
-    code = blocked + "from orderscale_jax.cli.main import main; main()"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "EPATH_USE_TF": "0"}
-    arguments = [sys.executable, "-c", code, *f"{command}={place}".split()]
-    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and said in done.stderr and done.stderr.count("\n") == 1
+def test_a_place_nobody_can_reach_is_refused_before_anything_is_made(tmp_path, command, place, said, forks):
+    blocked = "import sys; sys.modules.update(gcsfs=None, tensorflow=None); main.main()"
+    code, out, err = forks.run(*f"{command}={place}".split(), place=tmp_path, code=blocked)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ") and said in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir()), shutil.rmtree(tmp_path)

@@ -1,8 +1,6 @@
 """What is shipped of the study is what its configurations name, and what is said of it is drawn from it."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +41,20 @@ def test_the_recipe_in_the_report_is_what_was_measured():
         assert line == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_figures_of_the_write_up_are_drawn_from_the_rows(tmp_path):
-    command = [sys.executable, "-m", "experiments.why_stuck_figures", f"--output={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (0, "")
+def launch(name: str) -> str:
+    return f"import runpy; runpy.run_module('experiments.{name}', run_name='__main__', alter_sys=True)"
+
+
+def test_the_figures_of_the_write_up_are_drawn_from_the_rows(tmp_path, forks):
+    code, out, err = forks.run(f"--output={tmp_path}", place=ROOT, code=launch("why_stuck_figures"))
+    assert (code, err) == (0, "")
     text = (ROOT / "docs" / "why_two_layers_get_stuck.md").read_text()
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn and all(f"]({name})" in text for name in drawn)
-    assert done.stdout.count("\n") > len(summarize(read_results(RESULTS / "why_stuck.csv")))
+    assert out.count("\n") > len(summarize(read_results(RESULTS / "why_stuck.csv")))
 
 
 @pytest.mark.parametrize("name", ["plateau", "transplant"])
-def test_its_scripts_say_what_they_do(name):
-    command = [sys.executable, "-m", f"experiments.{name}", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (0, "") and "--output=FILE" in done.stdout
+def test_its_scripts_say_what_they_do(name, forks):
+    code, out, err = forks.run("--help", place=ROOT, code=launch(name))
+    assert (code, err) == (0, "") and "--output=FILE" in out
