@@ -91,6 +91,7 @@ FILES = {
     "base_task.py": sweep_file("del c.base['task']"),
     "more.py": sweep_file("c.runs = 3"),
     "less.py": sweep_file("del c['success']"),
+    "typo.py": f"{HEAD}    c = default_config()\n    c.learning_rate = 1\n    return c\n",
     "file": "something else",
     "text.npz": "no archive",
     "text.pt": "no archive",
@@ -197,7 +198,6 @@ COMMANDS = {
     "rate tiny": ([*TWO, "--config.train.learning_rate=1e-300"], "must be a finite number of 32 bits"),
     "norm infinite": ([*TWO, "--config.train.max_grad_norm=inf"], "expected a number or none"),
     "override NaN": ([*TWO, "--config.train.overrides=embed.W_E epsilon nan"], "and a number; got"),
-    "override of none": ([*TWO, "--config.train.overrides=W_E epsilon 1"], "names no array of this model"),
     "decay negative": ([*TWO, "--config.train.weight_decay=-1"], "must not be negative"),
     "patience huge": ([*TWO, "--config.train.patience=9999999999"], "train.patience must be below 2^31"),
     "steps huge": ([*TWO, "--config.train.max_steps=9999999999"], "train.max_steps must be below 2^31"),
@@ -263,11 +263,82 @@ COMMANDS = {
         ["compile", "--target=", "--output=file"],
         "--target is required, and it is empty",
     ),
-    "compile for a cat": (["compile", "--target=cat", "--output=file"], "there is no target 'cat'"),
     "compile to nothing": (["compile", "--target=h100", "--output="], "--output=: expected a path"),
     "compile to a folder": (["compile", "--target=h100", "--output=folder"], "it is a directory"),
     "compile no runs": (["compile", "--target=h100", "--runs=0", "--output=file"], "expected 1 or more"),
     "compile half runs": (["compile", "--target=h100", "--runs=1.5"], "expected a whole number"),
+    "no layers": ([*TWO, "--config.model.n_layers=0"], "model.n_layers must be at least 1"),
+    "heads": ([*TWO, "--config.model.n_heads=7"], "model.n_heads must divide model.d_model"),
+    "one digit": ([*TWO, "--config.task.n_digits=1"], "task.n_digits must be at least 2"),
+    "batch": ([*TWO, "--config.train.batch_size=8001"], "larger than the training set of 8000"),
+    "unknown field": ([*TWO, "--config.model.n_layer=3"], "did you mean --config.model.n_layers?"),
+    "unknown group": ([*TWO, "--config.optimizer.lr=3"], "there is no option --config.optimizer.lr"),
+    "unknown flag": ([*TWO, "--workdri=x"], "there is no option --workdri: did you mean --workdir?"),
+    "no number": ([*TWO, "--config.model.n_layers=two"], "n_layers=two: expected a whole number"),
+    "no truth": ([*TWO, "--config.model.bias=maybe"], "expected true or false"),
+    "none": ([*TWO, "--config.train.max_steps=none"], "expected a whole number"),
+    "not even none": ([*TWO, "--config.train.patience=ever"], "expected a whole number or none"),
+    "two ways": ([*TWO, "--config.train.batches=twice"], "train.batches must be one of"),
+    "no such name": (
+        ["train", "--config=four_layer", "--workdir=new"],
+        "none of that name is shipped: there are three_layer, two_layer, two_layer_fresh, two_l",
+    ),
+    "typo": (
+        ["train", "--config=configs/typo.py", "--workdir=new"],
+        'typo.py:5: the configuration file failed: AttributeError: \'Key "learning_rate" does not exist',
+    ),
+    "no workdir": (["train", "--config=two_layer"], "--workdir is required: the directory for checkpoint"),
+    "no config": (
+        ["train", "--workdir=new"],
+        "--config is required: a Python file with get_config(), or what",
+    ),
+    "read-only": ([*TWO, "--workdir=/proc/run"], "cannot be written"),
+    "stray argument": ([*TWO, "stray"], "unexpected argument 'stray'"),
+    "no override": (
+        [*TWO, "--config.train.overrides=nonsense"],
+        "--config.train.overrides=nonsense: expected PATTERN FIELD VALUE, with semicolons between several",
+    ),
+    "no such field": (
+        [*TWO, "--config.train.overrides=embed.W_E rate 1"],
+        "one of learning_rate, weight_decay, epsilon, ",
+    ),
+    "no such array": (
+        [*TWO, "--config.train.overrides=blocks.2.attn.W_Q epsilon 1"],
+        "the pattern 'blocks.2.attn.W_Q' names no array of this model; there are blocks.0.attn.W_K, ",
+    ),
+    "no pattern": (
+        [*TWO, "--config.train.overrides=[ epsilon 1"],
+        "'[' is not a regular expression",
+    ),
+    "other run": ([*TWO, "--workdir=taken"], "holds a run of another configuration"),
+    "half a share": ([*TWO, "--num_processes=2"], "--process_id is missing"),
+    "no such share": ([*TWO, "--num_processes=2", "--process_id=2"], "there is no process 2 of 2"),
+    "idle share": ([*TWO, "--num_processes=2", "--process_id=1"], "more processes (2) than runs (1)"),
+    "two shares": ([*TWO, "--distributed", "--num_processes=2", "--process_id=1"], "asks the cluster"),
+    "run as a base": ([*SWEEP, "--config=two_layer", "--config.base.model.bias"], "has no group 'base'"),
+    "an axis": (
+        [*SWEEP, "--config=configs/sweep.py", "--config.base.model.n_layers=3"],
+        "the grid sets model.n_layers",
+    ),
+    "attempts": (
+        [*SWEEP, "--config=configs/sweep.py", "--config.base.train.max_attempts=3"],
+        "there is no option",
+    ),
+    "no checkpoint": (["analyze", "--checkpoint=nowhere", "--output=new"], "no checkpoint at"),
+    "no directory": (
+        ["analyze", "--checkpoint=other.npz", "--output=new"],
+        "orderscale import-torch --source=oth",
+    ),
+    "too many": (
+        ["analyze", "--checkpoint=two_layer", "--output=new", "--examples=9000"],
+        "more than the 2000 validation lists",
+    ),
+    "no target": (["compile", "--target=a100"], "no target 'a100'; there are v5e, v6e and h100"),
+    "which target": (["compile"], "--target is required: the device: v5e, v6e or h100"),
+    "none published": (
+        ["reproduce", "--published=folder", "--output=new"],
+        "holds no published checkpoint",
+    ),
 }
 
 
@@ -279,6 +350,8 @@ def place(tmp_path_factory):
         (place / "configs" / name if name.endswith(".py") else place / name).write_text(text)
     (place / "configs" / "bytes.py").write_bytes(bytes(range(256)))
     (place / "folder").mkdir()
+    (place / "taken").mkdir()
+    (place / "taken" / "config.json").write_text("{}")
     np.savez(place / "other.npz", a=np.ones(3))
     return place
 
