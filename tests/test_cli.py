@@ -256,9 +256,9 @@ REPRODUCE = f"""
 from pathlib import Path
 from orderscale_jax.cli import reproduce
 configs = reproduce.paper_configs(seed=1)
-for config in configs.values():
-    config.update_from_flattened_dict({SMALL})
-configs["three_layer"].model.n_layers = 2  # its programs are those of the others
+config = configs["two_layer"]
+config.update_from_flattened_dict({SMALL})
+configs = dict.fromkeys(configs, config)  # so that all share their programs
 Path("tiny").mkdir()
 reproduce.reproduce(configs, Path("tiny"), {{}})
 """
