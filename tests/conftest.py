@@ -24,10 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from forks import Forks
+from forks import FAST_STYLE, Forks
 
+from orderscale_jax import figures
 from orderscale_jax.config import TrainConfig
 from orderscale_jax.model import ListTransformer, ModelConfig
+
+OWN_STYLE = {name: figures.style.STYLE[name] for name in FAST_STYLE}
+figures.style.STYLE.update(FAST_STYLE)
 
 SMALL = {"d_model": 8, "n_digits": 5}
 VARIANTS = {
@@ -44,6 +48,13 @@ VARIANTS = {
     ),
     "MLP": ModelConfig(**SMALL, mlp=True),
 }
+
+
+@pytest.fixture
+def own_style(monkeypatch):
+    """Pictures are drawn as users get them."""
+    for name, value in OWN_STYLE.items():
+        monkeypatch.setitem(figures.style.STYLE, name, value)
 
 
 @pytest.fixture(scope="session")

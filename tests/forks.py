@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+FAST_STYLE = {"pdf.fonttype": 3, "savefig.dpi": 50}  # to embed fonts whole takes half a second a figure
 # Answers requests of one line, each in a fork; the flags of two commands cannot be in one process.
-SERVER = """
+SERVER = f"""
 import json, os, sys, traceback, warnings
 warnings.simplefilter("ignore")
 from orderscale_jax import analysis, convert, figures, report
 from orderscale_jax.cli import configuration, machine, main
 from orderscale_jax.training import sweep, sweep_estimate, workdir
 
-figures.style.STYLE.update({"pdf.fonttype": 3, "savefig.dpi": 50})  # embedding fonts whole takes seconds
+figures.style.STYLE.update({FAST_STYLE})
 said = [os.path.abspath(name) for name in ("out", "err")]
 
 for line in sys.stdin:
@@ -29,7 +30,7 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
         sys.argv = ["orderscale", *arguments]
         try:
-            exec(code, {"__name__": "request", "main": main})
+            exec(code, {{"__name__": "request", "main": main}})
         except SystemExit as end:
             status = end.code or 0
         except BaseException:

@@ -406,7 +406,7 @@ def test_numbers_have_a_real_minus_and_no_negative_zero():
     assert [signed(x) for x in (-41.0, 3.06, -0.04, 0.0)] == ["−41.0", "+3.1", "0.0", "0.0"]
 
 
-def test_save_writes_both_files_the_same_each_time(tmp_path):
+def test_save_writes_both_files_the_same_each_time(tmp_path, own_style):
     figure = figures.information_flow(make_flow(1, 1))
     png, pdf = figures.save(figure, tmp_path / "new" / "flow_0.5")
     assert (png.name, pdf.name) == ("flow_0.5.png", "flow_0.5.pdf")
