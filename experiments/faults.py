@@ -31,7 +31,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from orderscale_jax import checkpoint, convert, files, report
+from orderscale_jax import checkpoint, convert, files, report, storage
 from orderscale_jax.cli import app, arguments
 from orderscale_jax.config import default_config
 from orderscale_jax.errors import UserError
@@ -239,14 +239,12 @@ def read_training(place: Path, config: ml_collections.ConfigDict) -> Any:
 
 
 def read_weights(place: Path) -> Any:
-    return checkpoint.weight_digest(
-        checkpoint.named_arrays(convert.from_torch(convert.read_arrays(place))[0])
-    )
+    return storage.weight_digest(checkpoint.named_arrays(convert.from_torch(convert.read_arrays(place))[0]))
 
 
 def read_checkpoint(place: Path) -> Any:
     model, config = checkpoint.load_checkpoint(place)
-    return checkpoint.weight_digest(checkpoint.named_arrays(model)), config.to_json()
+    return storage.weight_digest(checkpoint.named_arrays(model)), config.to_json()
 
 
 def read_state(place: Path, like: Any) -> Any:
@@ -254,7 +252,7 @@ def read_state(place: Path, like: Any) -> Any:
     if found is None:
         return None
     step, state, metadata = found
-    return step, checkpoint.weight_digest(state["arrays"]), metadata
+    return step, storage.weight_digest(state["arrays"]), metadata
 
 
 def flip(place: Path, read: Callable[[Path], Any], count: int, draw: random.Random) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import optax
 import pytest
 from flax import nnx
 
-from orderscale_jax import checkpoint
+from orderscale_jax import storage
 from orderscale_jax.checkpoint import (
     DamagedError,
     load_checkpoint,
@@ -162,12 +162,12 @@ def edit_json(saved, **changes):
     file = saved / "config" / "metadata"
     about = json.loads(file.read_text())
     file.write_text(json.dumps({**about, **changes}))
-    (saved / checkpoint.SUMS).write_text(checkpoint._sums(saved))
+    (saved / storage.SUMS).write_text(storage._sums(saved))
     return about
 
 
 def test_a_newer_format_is_refused(saved):
-    edit_json(saved, format=checkpoint.FORMAT + 1)
+    edit_json(saved, format=storage.FORMAT + 1)
     with pytest.raises(ValueError, match="install a newer version") as error:
         load_checkpoint(saved)
     one_line(error)
@@ -215,7 +215,7 @@ def test_a_failed_save_loses_nothing(saved, small_model, monkeypatch):
         assert any(path.iterdir())
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "_sums", full_disk)
+    monkeypatch.setattr(storage, "_sums", full_disk)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(saved, small_model, config_of(small_model))
     monkeypatch.undo()
@@ -330,7 +330,7 @@ def test_a_directory_that_may_not_be_read_is_not_taken_for_an_empty_one(two_stat
 
 def test_a_state_of_a_newer_version_is_refused(two_states):
     directory, restore = two_states
-    edit_json(directory / "step_000000200", format=checkpoint.FORMAT + 1)
+    edit_json(directory / "step_000000200", format=storage.FORMAT + 1)
     with pytest.raises(UserError, match="install a newer version"):
         restore()
 
@@ -352,6 +352,13 @@ def test_a_damaged_state_is_replaced_when_its_step_comes_again(two_states, small
     assert restore()[0] == 100
     save_state(directory, 200, training_state(small_model, 200), {})
     assert restore()[0] == 200
+
+
+def test_a_state_that_was_renamed_is_passed_over(two_states, caplog):
+    directory, restore = two_states
+    (directory / "step_000000200").rename(directory / "step_000000900")
+    assert restore()[0] == 100
+    assert "the state of step 900 is damaged: going on from step 100" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_every_other_error_keeps_its_traceback(error):
     ("error", "code", "said"),
     [
         (OSError(28, "No space left on device", "place/file"), 1, "place/file: No space left on device"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
         (UserError("one thing\nand another"), 1, "one thing; and another"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from experiments import faults
-from orderscale_jax import checkpoint, files
+from orderscale_jax import checkpoint, files, storage
 from orderscale_jax.checkpoint import restore_latest, save_state
 from orderscale_jax.cli import signals
 from orderscale_jax.cli.configuration import load
@@ -299,7 +299,7 @@ def test_what_the_hardware_refuses_loses_nothing(tmp_path, monkeypatch, call):
 
 def test_what_is_not_read_back_the_same_replaces_nothing(tmp_path, monkeypatch):
     save_state(tmp_path, 1, STATE, {})
-    write, damaged = checkpoint._sums, []
+    write, damaged = storage._sums, []
 
     def damage(path):
         sums = write(path)
@@ -308,7 +308,7 @@ def test_what_is_not_read_back_the_same_replaces_nothing(tmp_path, monkeypatch):
         largest.write_bytes(largest.read_bytes()[:-1])
         return sums
 
-    monkeypatch.setattr(checkpoint, "_sums", damage)
+    monkeypatch.setattr(storage, "_sums", damage)
     with pytest.raises(OSError, match="what was written was not read back the same"):
         save_state(tmp_path, 2, STATE, {})
     assert damaged and [entry.name for entry in tmp_path.iterdir()] == ["step_000000001"]
@@ -369,7 +369,7 @@ def test_a_run_that_is_not_finite_ends_at_once(tmp_path):
 
 def test_what_a_work_directory_is_not_is_said_before_training(tmp_path, monkeypatch):
     config = faults.small_config()
-    monkeypatch.setattr(workdir, "_train_share", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(workdir, "_Course", lambda *_: pytest.fail("it trains"))
     for name, content, said in (
         ("checkpoint/thesis.tex", "text", "is not a checkpoint: name another place"),
         ("metrics.jsonl", "{}\n", "holds metrics.jsonl, but no config.json that says of which training"),
@@ -513,10 +513,10 @@ def test_a_lost_copy_of_the_best_of_several_is_made_again(tmp_path):
     config = faults.small_config()
     config.runs = 2
     summary = train(config, tmp_path)
-    (tmp_path / "checkpoint" / checkpoint.SUMS).write_text("torn")
+    (tmp_path / "checkpoint" / storage.SUMS).write_text("torn")
     assert train(config, tmp_path) == summary
     model, _ = checkpoint.load_checkpoint(tmp_path / "checkpoint")
-    assert checkpoint.weight_digest(checkpoint.named_arrays(model)) == summary["weights_sha256"]
+    assert storage.weight_digest(checkpoint.named_arrays(model)) == summary["weights_sha256"]
 
 
 def test_links_and_pipes_are_not_followed(tmp_path):
@@ -532,8 +532,8 @@ def test_links_and_pipes_are_not_followed(tmp_path):
         train(config, tmp_path / "owned")
     assert (tmp_path / "mine.txt").read_text() == "mine"
     save_state(tmp_path / "states", 1, STATE, {})
-    (tmp_path / "states" / "step_000000001" / checkpoint.SUMS).unlink()
-    os.mkfifo(tmp_path / "states" / "step_000000001" / checkpoint.SUMS)
+    (tmp_path / "states" / "step_000000001" / storage.SUMS).unlink()
+    os.mkfifo(tmp_path / "states" / "step_000000001" / storage.SUMS)
     os.mkfifo(tmp_path / "states" / "step_000000002")
     with pytest.raises(checkpoint.DamagedError):
         restore_latest(tmp_path / "states", STATE)

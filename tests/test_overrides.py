@@ -12,7 +12,7 @@ import pytest
 from conftest import SMALL, VARIANTS, adamw, random_model
 from flax import nnx
 
-from orderscale_jax.checkpoint import named_arrays, weight_digest
+from orderscale_jax.checkpoint import named_arrays
 from orderscale_jax.config import (
     LAST_SCORES,
     Setup,
@@ -23,6 +23,7 @@ from orderscale_jax.config import (
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig, array_names, init_params, matching_arrays
 from orderscale_jax.overrides import overrides_text, parse_overrides
+from orderscale_jax.storage import weight_digest
 from orderscale_jax.task import TaskConfig
 from orderscale_jax.training import step as training
 from orderscale_jax.training import sweep, sweep_training

@@ -17,7 +17,7 @@ from etils import epath
 from etils.epath import backend as epath_backend
 from etils.epath import gpath
 
-from orderscale_jax import checkpoint, figures, files, report
+from orderscale_jax import figures, files, report, storage
 from orderscale_jax.checkpoint import (
     load_checkpoint,
     named_arrays,
@@ -151,7 +151,7 @@ def assert_same(store, local):
     assert without_time(found) == without_time(summary)
     assert found["checkpoint"] == f"{HOME}/checkpoint"
     model, _ = load_checkpoint(found["checkpoint"])
-    assert checkpoint.weight_digest(named_arrays(model)) == summary["weights_sha256"]
+    assert storage.weight_digest(named_arrays(model)) == summary["weights_sha256"]
 
 
 class Killed(BaseException):
@@ -280,10 +280,10 @@ def test_a_replaced_checkpoint_is_the_old_one_until_it_is_the_new_one(
                 patch.setattr(store, name, dying(getattr(store, name)))
             left = len(seen)
             with contextlib.suppress(Killed):
-                checkpoint._replace(tmp_path / "new", files.place(HOME))
+                storage._replace(tmp_path / "new", files.place(HOME))
         kept.append(dict(store.objects))
         seen.append(round(float(load_checkpoint(HOME)[0].embed.W_E[...][0, 0] - old[0, 0])))
-        checkpoint.refuse_foreign(files.place(HOME))  # nor does it stop the next
+        storage.refuse_foreign(files.place(HOME))  # nor does it stop the next
     assert seen == sorted(seen) and set(seen) == {0, 1} and len(seen) > 30
     names = {file.relative_to(tmp_path / "new").as_posix() for file in files.files_in(tmp_path / "new")}
     assert {name.removeprefix(f"{HOME}/") for name in store.objects} == names

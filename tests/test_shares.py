@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from orderscale_jax import checkpoint, files
+from orderscale_jax import checkpoint, files, storage
 from orderscale_jax.config import default_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.training import shares
@@ -62,7 +62,7 @@ def assert_same_files(two: Path, one: Path):
     places = {two / "members" / f"seed_{seed}": digest for seed, digest in digests.items()}
     for place, digest in {**places, two / "checkpoint": summaries[0]["weights_sha256"]}.items():
         model, _ = checkpoint.load_checkpoint(place)
-        assert checkpoint.weight_digest(checkpoint.named_arrays(model)) == digest
+        assert storage.weight_digest(checkpoint.named_arrays(model)) == digest
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

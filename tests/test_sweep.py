@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from orderscale_jax import checkpoint, figures
-from orderscale_jax.checkpoint import named_arrays, weight_digest
+from orderscale_jax import checkpoint, figures, storage
+from orderscale_jax.checkpoint import named_arrays
 from orderscale_jax.cli.sweep import pictures, sentence
 from orderscale_jax.config import LAST_SCORES, as_drawn, default_config
 from orderscale_jax.figures import cells
 from orderscale_jax.model import array_names, bind
 from orderscale_jax.overrides import overrides_text
+from orderscale_jax.storage import weight_digest
 from orderscale_jax.training import sweep, sweep_states, sweep_training
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import Ensemble, make_setup
@@ -346,7 +347,9 @@ def test_states_are_read_while_their_process_saves_others(whole, tmp_path, monke
 
     def overtaken(place, like):
         if state.exists():
-            state.rename(state.with_name("step_000000020"))
+            arrays, about = storage.read(state)
+            storage.write(state.with_name("step_000000020"), arrays, about | {"step": 20})
+            storage.clear(state)
             raise checkpoint.DamagedError("what was being read is no more")
         return restore(place, like)
 

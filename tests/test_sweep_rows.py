@@ -46,6 +46,7 @@ def test_a_file_is_read_as_it_was_written(path):
     }
     write_results(path, rows)
     assert path.read_bytes() == content
+    assert "a byte order mark, as after a spreadsheet" in refused(path, b"\xef\xbb\xbf" + content)
     path.write_bytes(content.replace(b"\n", b"\r\n"))  # as spreadsheets do
     assert read_results(path) == rows
     with pytest.raises(FileNotFoundError):

@@ -129,6 +129,24 @@ def test_validation_in_parts_counts_every_list_once(eval_batch_size):
     np.testing.assert_allclose(scores["loss"], metrics.cross_entropy(logits, LISTS), rtol=1e-5)
 
 
+def test_an_output_is_right_if_arg_max_hits(monkeypatch):
+    generator = np.random.default_rng(0)
+    logits = generator.integers(0, 3, (500, 5)).astype(np.float32)  # with many ties
+    logits[::7, 2] = np.nan
+    targets = generator.integers(0, 5, 500)
+    right = (logits.argmax(-1) == targets) & ~np.isnan(logits).any(-1)
+    assert 50 < right.sum() < 400
+    np.testing.assert_array_equal(metrics.is_correct(logits, targets), right)
+
+    def rounded_otherwise(*arguments, **options):
+        return jnp.nextafter(take(*arguments, **options), -jnp.inf)
+
+    take = jnp.take_along_axis
+    monkeypatch.setattr(metrics.jnp, "take_along_axis", rounded_otherwise)
+    apart = generator.permuted(np.tile(np.arange(5.0, dtype=np.float32), (500, 1)), axis=1)
+    np.testing.assert_array_equal(metrics.is_correct(apart, targets), apart.argmax(-1) == targets)
+
+
 RULES = Setup(
     ModelConfig(d_model=2, n_digits=2, n_layers=1),
     TaskConfig(n_digits=2),

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from orderscale_jax import checkpoint, files, task
+from orderscale_jax import checkpoint, files, storage, task
 from orderscale_jax.analysis.accuracy import accuracy_on
-from orderscale_jax.checkpoint import load_checkpoint, named_arrays, weight_digest
+from orderscale_jax.checkpoint import load_checkpoint, named_arrays
 from orderscale_jax.config import GROUPS, check_config, default_config, options, validation_lists_seen
 from orderscale_jax.errors import UserError
 from orderscale_jax.options import meanings
+from orderscale_jax.storage import weight_digest
 from orderscale_jax.training import progress as progress_room
 from orderscale_jax.training.devices import start_runs
 from orderscale_jax.training.ensemble import make_setup
@@ -263,7 +264,7 @@ def test_damaged_states_are_not_a_reason_to_begin_again(tmp_path, monkeypatch):
     states = sorted((tmp_path / "states").iterdir())
     before = {file: file.read_bytes() for file in (tmp_path / "states").rglob("*") if file.is_file()}
     for state in states:
-        (state / checkpoint.SUMS).write_text("")
+        (state / storage.SUMS).write_text("")
     with pytest.raises(UserError, match=r"no state in .* is whole"):
         train(small_config(), tmp_path)
     assert sorted((tmp_path / "states").iterdir()) == states

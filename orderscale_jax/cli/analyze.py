@@ -15,6 +15,7 @@ from orderscale_jax.cli import arguments, machine
 from orderscale_jax.config import task_config, untrained_arrays, validation_lists_seen
 from orderscale_jax.errors import UserError
 from orderscale_jax.task import make_split
+from orderscale_jax.training.claim import SUMMARY
 
 CHECKPOINT = arguments.define(
     "checkpoint",
@@ -67,7 +68,7 @@ def _load(checkpoint: str):
         raise UserError(
             f"there is no checkpoint at {files.absolute(path)}, and no shipped model of that name ({names})"
         )
-    if (path / "summary.json").is_file() and (path / "checkpoint").is_dir():
+    if (path / SUMMARY).is_file() and (path / "checkpoint").is_dir():
         raise UserError(f"{path} is the directory of a run: its checkpoint is {path / 'checkpoint'}")
     model, config = load_checkpoint(path)
     resolved = files.absolute(path)

@@ -117,8 +117,8 @@ class _Line(logging.Formatter):
 def _sentence(error: Exception) -> str:
     """The error's text on one line."""
     text = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
 
 

@@ -21,6 +21,7 @@ from orderscale_jax.cli.configuration import Configuration
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count
 from orderscale_jax.training import workdir as work
+from orderscale_jax.training.claim import SUMMARY
 
 WORKDIR = arguments.define(
     "workdir", "str", None, "the directory for checkpoint, metrics and summary.", shown="DIR"
@@ -40,7 +41,7 @@ def main():
     machine.use_compilation_cache()
     machine.use_all_cores(len(share.of(config.runs)))
     with machine.output_directory(place) as workdir:
-        was_finished = (workdir / "summary.json").exists() and not OVERWRITE.value
+        was_finished = (workdir / SUMMARY).exists() and not OVERWRITE.value
         summary = work.train(
             config, workdir, share, overwrite=OVERWRITE.value, interruption=signals.interruption()
         )

@@ -18,6 +18,7 @@ from orderscale_jax.model import MODES
 from orderscale_jax.report.page import render_page
 from orderscale_jax.report.table import PAPER_MODE
 from orderscale_jax.task import Split
+from orderscale_jax.training.claim import LOG, SUMMARY
 
 LOGGED = ("seed", "attempt", "step", "val_accuracy", "val_loss")  # what the log must say of a validation
 
@@ -112,10 +113,10 @@ def read_history(checkpoint: str | os.PathLike, seed: int | None = None) -> tupl
       UserError: the log is damaged, or it is not the one of the `summary.json` beside it.
     """
     checkpoint = files.place(checkpoint)
-    log = files.absolute(checkpoint).parent / "metrics.jsonl"
+    log = files.absolute(checkpoint).parent / LOG
     if checkpoint.name != "checkpoint" or not log.is_file():
         return ()
-    content, summary = log.read_bytes(), log.with_name("summary.json")
+    content, summary = log.read_bytes(), log.with_name(SUMMARY)
     about = files.read_json(summary) if summary.is_file() else {}
     if {"metrics_sha256", files.SEAL} & about.keys():  # summaries of earlier versions have neither
         written = files.read_note(summary)["metrics_sha256"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from orderscale_jax import checkpoint, files
+from orderscale_jax import checkpoint, files, storage
 from orderscale_jax.errors import UserError
 from orderscale_jax.training.shares import Share
 
@@ -69,14 +69,14 @@ def finished(workdir: files.Place, config: ml_collections.ConfigDict) -> dict[st
             raise
         _check_weights(best, summary["weights_sha256"])
         files.remove_directory(path)
-        checkpoint.copy_checkpoint(best, path)
+        storage.copy(best, path)
     return {**summary, "checkpoint": str(files.absolute(workdir / "checkpoint"))}
 
 
 def _check_weights(path: files.Place, digest: str):
     """UserError unless at `path` are the weights with which a run ended."""
     try:
-        found = checkpoint.weight_digest(checkpoint.named_arrays(checkpoint.load_checkpoint(path)[0]))
+        found = storage.weight_digest(checkpoint.named_arrays(checkpoint.load_checkpoint(path)[0]))
     except FileNotFoundError:
         wrong = "is missing"
     except checkpoint.DamagedError:
@@ -99,7 +99,7 @@ def refuse_others(workdir: files.Place, config: ml_collections.ConfigDict, share
     if any(workdir.glob("results*.csv")):
         raise UserError(f"{workdir} holds a sweep: give another directory")
     for path in (workdir / "checkpoint", *(weights_of(workdir, config, config.seed + int(i)) for i in mine)):
-        checkpoint.refuse_foreign(path)
+        storage.refuse_foreign(path)
     _check_shares(workdir, share)
     if (workdir / CONFIG).exists():
         refuse_other(files.read_json(workdir / CONFIG), describe(config), workdir)
@@ -146,7 +146,7 @@ def clear(workdir: files.Place):
       FileExistsError: something there has one of our names and is not ours.
       UserError: `config.json` is damaged.
     """
-    checkpoint.refuse_foreign(workdir / "checkpoint")
+    storage.refuse_foreign(workdir / "checkpoint")
     note = workdir / CONFIG
     foreign = [note] if note.exists() and not {"task", "model"} <= files.read_json(note).keys() else []
     for name, pattern in FOLDERS.items():

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from orderscale_jax.config import TRANSITION_ACCURACY, Setup
 from orderscale_jax.model import init_params
+from orderscale_jax.task import N_SAMPLED_VALIDATION, TaskConfig
 from orderscale_jax.training.batches import training_batch
 from orderscale_jax.training.hyper import Hyper, hyper_of, scaled
 from orderscale_jax.training.step import evaluate, has_noise, optimizer, schedule, score_rule, train_step
@@ -206,6 +207,14 @@ def _train(setup, run, train, validation, part, n_parts, axis, kernel):
     )
     run = _judge(setup, run, scores)
     return run, _report(setup, run, total / n_steps, scores)
+
+
+def lists_scored(task: TaskConfig) -> tuple[int, int]:
+    """How many validation and training lists a validation scores."""
+    if not task.is_exhaustive:
+        return N_SAMPLED_VALIDATION, 0
+    n_train = int(task.train_fraction * task.n_lists)
+    return task.n_lists - n_train, min(n_train, MOST_TRAINING_LISTS)
 
 
 def _judge(setup: Setup, run: Run, scores) -> Run:

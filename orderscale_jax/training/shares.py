@@ -57,6 +57,9 @@ class Share:
         return np.array_split(np.arange(n_runs), self.count)[self.index]
 
 
+ALL = Share()
+
+
 def share_of_cluster() -> Share:
     """Which share this process has among those that a cluster started (SLURM, Open MPI, Cloud TPU, …).
 

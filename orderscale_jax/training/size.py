@@ -11,8 +11,7 @@ from orderscale_jax.config import GROUPS, Setup
 from orderscale_jax.host import check_memory
 from orderscale_jax.model import scales
 from orderscale_jax.model.config import FLOAT
-from orderscale_jax.task import N_SAMPLED_VALIDATION, TaskConfig
-from orderscale_jax.training.run import MOST_TRAINING_LISTS
+from orderscale_jax.training.run import lists_scored
 
 SIZES = (
     ("task", "list_len"),
@@ -42,7 +41,8 @@ def run_bytes(setup: Setup) -> int:
     else:
         per_layer = T * model.d_model * (1 + 4 * model.mlp) + n * n * model.n_heads
         table, per_list = T * T, 2 * logits + per_layer * model.n_layers
-    of_lists = max(per_list * train.batch_size, logits * min(train.eval_batch_size, _n_scored(setup.task)))
+    scored = min(train.eval_batch_size, max(lists_scored(setup.task)))
+    of_lists = max(per_list * train.batch_size, logits * scored)
     return FLOAT * ((COPIES + 1) * model.n_parameters + table + of_lists)
 
 
@@ -81,11 +81,3 @@ def _replaced(setup: Setup, name: str, value: int) -> Setup:
             part = dataclasses.replace(part, **{name: value}, **heads)
         parts[group] = part
     return Setup(**parts)
-
-
-def _n_scored(task: TaskConfig) -> int:
-    """Lists that a validation scores, at least."""
-    if not task.is_exhaustive:
-        return N_SAMPLED_VALIDATION
-    n_train = int(task.train_fraction * task.n_lists)
-    return max(task.n_lists - n_train, min(n_train, MOST_TRAINING_LISTS))

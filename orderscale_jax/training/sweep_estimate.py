@@ -19,9 +19,8 @@ import numpy as np
 
 from orderscale_jax.config import Setup
 from orderscale_jax.model import ModelConfig, init_params, scales
-from orderscale_jax.task import N_SAMPLED_VALIDATION
 from orderscale_jax.training.hyper import hyper_of
-from orderscale_jax.training.run import MOST_TRAINING_LISTS
+from orderscale_jax.training.run import lists_scored
 from orderscale_jax.training.step import optimizer, train_step
 
 MEASURED_RUNS = 64  # on each device that advances runs together
@@ -51,11 +50,7 @@ def work(setup: Setup) -> float:
 def validation_work(setup: Setup) -> float:
     """What validations cost beside training: lists scored over lists trained on, a forward pass being about
     a third of a step."""
-    scored = N_SAMPLED_VALIDATION
-    if setup.task.is_exhaustive:
-        n_train = round(setup.task.train_fraction * setup.task.n_lists)
-        scored = setup.task.n_lists - n_train + min(n_train, MOST_TRAINING_LISTS)
-    return scored / (3 * setup.train.eval_every * setup.train.batch_size)
+    return sum(lists_scored(setup.task)) / (3 * setup.train.eval_every * setup.train.batch_size)
 
 
 def _shapes(model: ModelConfig):

@@ -5,6 +5,7 @@ A row's last entry is a digest of its others, and its first one, `run`, names th
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import hashlib
@@ -134,10 +135,13 @@ def _not_results(path: files.Place, header: bytes) -> UserError:
     """The error of a file whose first line is `header`."""
     found = header.decode(errors="replace").removesuffix("\r").split(",")
     pairs = itertools.zip_longest(found, (*COLUMNS, DIGEST), fillvalue="nothing")
+    hint = ""
+    if header.startswith(codecs.BOM_UTF8):
+        hint = " (it begins with a byte order mark, as after a spreadsheet has saved it)"
     number, (there, here) = next((i, pair) for i, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
     return UserError(
-        f"{path}, line 1: column {number} is {there[:40]!r} where the results of a sweep have {here!r}: put "
-        "back a copy of the file, or give another directory"
+        f"{path}, line 1: column {number} is {there[:40]!r} where the results of a sweep have "
+        f"{here!r}{hint}: put back a copy of the file, or give another directory"
     )
 
 

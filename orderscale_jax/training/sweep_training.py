@@ -19,19 +19,20 @@ import ml_collections
 import numpy as np
 
 from orderscale_jax import files
-from orderscale_jax.checkpoint import named_arrays, weight_digest
+from orderscale_jax.checkpoint import named_arrays
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import bind
+from orderscale_jax.storage import weight_digest
+from orderscale_jax.training import claim
 from orderscale_jax.training.ensemble import Ensemble, make_setup, result
 from orderscale_jax.training.interruption import NEVER, Interrupted, Interruption
 from orderscale_jax.training.owner import owned
 from orderscale_jax.training.run import Run
-from orderscale_jax.training.shares import Share, check_processes
+from orderscale_jax.training.shares import ALL, Share, check_processes
 from orderscale_jax.training.sweep import Job, plan, program, programs
 from orderscale_jax.training.sweep_rows import OUTCOMES, ResultsFile, read_results, write_results
 from orderscale_jax.training.sweep_states import Flight, States
 
-ALL = Share()
 RESULTS = "results.csv"
 Row = dict[str, Any]
 
@@ -64,7 +65,7 @@ def train(
       OSError: a file cannot be read or written.
     """
     workdir, jobs = files.place(workdir), plan(config)
-    if (workdir / "config.json").exists():
+    if (workdir / claim.CONFIG).exists():
         raise UserError(f"{workdir} holds a run and not a sweep: give another directory")
     share.of(len(jobs))  # for its check
     check_processes(share)

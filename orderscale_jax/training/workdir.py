@@ -19,17 +19,18 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
 import numpy as np
 
-from orderscale_jax import checkpoint, files
+from orderscale_jax import checkpoint, files, storage
 from orderscale_jax.config import Setup, model_config, task_config, validation_lists_seen
 from orderscale_jax.errors import MissingPackage, UserError
 from orderscale_jax.model import bind
+from orderscale_jax.task import Split
 from orderscale_jax.training import claim
 from orderscale_jax.training.claim import LOG, PART, SUMMARY
 from orderscale_jax.training.devices import start_runs
@@ -38,10 +39,9 @@ from orderscale_jax.training.interruption import NEVER, Interrupted, Interruptio
 from orderscale_jax.training.owner import owned
 from orderscale_jax.training.progress import Progress
 from orderscale_jax.training.run import Run
-from orderscale_jax.training.shares import Share, check_processes
+from orderscale_jax.training.shares import ALL, Share, check_processes
 
 logger = logging.getLogger(__name__)
-ALL = Share()
 STATE_KEYS = {"seconds": float, "config": dict, "log_size": int, "log_sha256": str}  # of a state's metadata
 
 
@@ -92,7 +92,7 @@ def train(
         )
     if config.wandb.enabled:
         _import_wandb()
-    files.check_length(workdir, checkpoint.DEEPEST)
+    files.check_length(workdir, storage.DEEPEST)
     if not overwrite and not claim.is_to_be_cleaned(workdir):
         if (found := claim.finished(workdir, config)) is not None:
             return found
@@ -107,89 +107,114 @@ def train(
         place = claim.place_of(workdir, share)
         with contextlib.ExitStack() as until_whole:
             if not (place / PART).exists():
-                part = _train_share(
-                    config, setup, split, workdir, place, mine, interruption, until_whole.enter_context, check
-                )
+                course = _Course(config, setup, split, workdir, place, check)
+                part = course.train(mine, interruption, until_whole)
                 check()
                 files.write_note(place / PART, part)
             return _complete(workdir, config, setup, share)
 
 
-def _train_share(
-    config, setup: Setup, split, workdir: files.Place, place: files.Place, mine, interruption, enter, check
-) -> dict[str, Any]:
-    """Trains the runs `mine`, with states and log in `place`; returns what is to be said of them.
+class _Course:
+    """The runs of one share on their way, with states and log in `place`.
 
-    From the first stretch on there is something to lose, and `enter` lets interruptions wait. `check` raises
-    if `workdir` is no longer where it was.
+    `check` raises if `workdir` is no longer where it was.
     """
-    first, said = int(mine[0]), claim.describe(config)
-    steps, runs, metadata, logged = _resume(place, said, start_runs(setup, config.seed + mine))
-    began = time.perf_counter() - metadata["seconds"]
-    wandb = _weights_and_biases(config) if first == 0 else None
-    with Progress(setup, runs) as progress:
-        ensemble = Ensemble(setup, split, runs)
-        placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
-        lines = [] if ensemble.done else ensemble.advance()
-        check()
-        claim.claim(workdir, said)  # now that a first stretch has run
-        files.make_directory(place)
-        total_steps, saved_at = np.array(runs.total_steps), time.perf_counter()
-        enter(interruption.deferred())
-        with files.Growing(place / LOG, logged) as log:
 
-            def save():
-                check()
-                log.keep()  # before the state, so that none goes on from where lines are missing
-                seconds = time.perf_counter() - began
-                about = {"seconds": seconds, "config": said, "log_size": log.size, "log_sha256": log.sha256}
-                checkpoint.save_state(place / "states", steps, ensemble.state(), about)
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        setup: Setup,
+        split: Split,
+        workdir: files.Place,
+        place: files.Place,
+        check: Callable[[], None],
+    ):
+        self.config, self.setup, self.split = config, setup, split
+        self.workdir, self.place, self.check = workdir, place, check
+        self.said = claim.describe(config)
 
-            def leave():
-                save()
-                raise Interrupted(f"stopped after step {steps:,}, which is saved in {place / 'states'}")
+    def train(
+        self, mine: np.ndarray, interruption: Interruption, until_whole: contextlib.ExitStack
+    ) -> dict[str, Any]:
+        """Trains the runs `mine` to their ends; returns what is to be said of them.
 
-            while lines:
-                progress.show(lines)
-                before = total_steps.copy()
-                for line in lines:
-                    total_steps[line["index"]] = line["total_steps"]
-                    line["index"] += first
-                    log.add(json.dumps(line, allow_nan=False) + "\n")
-                    if wandb:
-                        wandb.log(line, step=line["total_steps"])
-                steps += int((total_steps - before).max())
-                if ensemble.done:
-                    break
-                if interruption.is_wanted:
-                    leave()
-                if time.perf_counter() - saved_at >= config.save_seconds:
-                    save()
-                    saved_at = time.perf_counter()
-                lines = ensemble.advance()
-            log.keep()
-            runs, members = ensemble.state(), []
-            for i in range(len(mine)):
-                check()
-                try:
-                    members.append(_write_member(workdir, config, setup, result(runs, i)))
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        save()  # so that nothing is trained again
-                    raise
-                if interruption.is_wanted and i + 1 < len(mine):
-                    leave()
-    if wandb:
-        best = members[_best(members)]
-        wandb.log({f"final/{name}": best[name] for name in ("accuracy", "sequence_accuracy")})
-        wandb.finish()
-    return {
-        "config": said,
-        "members": members,
-        "seconds": time.perf_counter() - began,
-        "placement": placement,
-        "log_sha256": log.sha256,
-    }
+        From the first stretch on there is something to lose, and interruptions wait until `until_whole`
+        is left.
+        """
+        config, first = self.config, int(mine[0])
+        started = start_runs(self.setup, config.seed + mine)
+        self.steps, runs, metadata, logged = _resume(self.place, self.said, started)
+        self.began = time.perf_counter() - metadata["seconds"]
+        wandb = _weights_and_biases(config) if first == 0 else None
+        with Progress(self.setup, runs) as progress:
+            self.ensemble = ensemble = Ensemble(self.setup, self.split, runs)
+            placement = "nothing left to run" if ensemble.done else str(ensemble.placement)
+            lines = [] if ensemble.done else ensemble.advance()
+            self.check()
+            claim.claim(self.workdir, self.said)  # now that a first stretch has run
+            files.make_directory(self.place)
+            total_steps, saved_at = np.array(runs.total_steps), time.perf_counter()
+            until_whole.enter_context(interruption.deferred())
+            with files.Growing(self.place / LOG, logged) as self.log:
+                while lines:
+                    progress.show(lines)
+                    before = total_steps.copy()
+                    for line in lines:
+                        total_steps[line["index"]] = line["total_steps"]
+                        line["index"] += first
+                        self.log.add(json.dumps(line, allow_nan=False) + "\n")
+                        if wandb:
+                            wandb.log(line, step=line["total_steps"])
+                    self.steps += int((total_steps - before).max())
+                    if ensemble.done:
+                        break
+                    if interruption.is_wanted:
+                        self._leave()
+                    if time.perf_counter() - saved_at >= config.save_seconds:
+                        self._save()
+                        saved_at = time.perf_counter()
+                    lines = ensemble.advance()
+                self.log.keep()
+                members = self._write_members(len(mine), interruption)
+        if wandb:
+            best = members[_best(members)]
+            wandb.log({f"final/{name}": best[name] for name in ("accuracy", "sequence_accuracy")})
+            wandb.finish()
+        return {
+            "config": self.said,
+            "members": members,
+            "seconds": time.perf_counter() - self.began,
+            "placement": placement,
+            "log_sha256": self.log.sha256,
+        }
+
+    def _save(self):
+        """Saves the state from which a killed process goes on."""
+        self.check()
+        self.log.keep()  # before the state, so that none goes on from where lines are missing
+        seconds = time.perf_counter() - self.began
+        log = {"log_size": self.log.size, "log_sha256": self.log.sha256}
+        about = {"seconds": seconds, "config": self.said, **log}
+        checkpoint.save_state(self.place / "states", self.steps, self.ensemble.state(), about)
+
+    def _leave(self) -> NoReturn:
+        self._save()
+        raise Interrupted(f"stopped after step {self.steps:,}, which is saved in {self.place / 'states'}")
+
+    def _write_members(self, n_runs: int, interruption: Interruption) -> list[dict[str, Any]]:
+        """Writes the weights of all runs; returns their lines of the summary."""
+        runs, members = self.ensemble.state(), []
+        for i in range(n_runs):
+            self.check()
+            try:
+                members.append(_write_member(self.workdir, self.config, self.setup, result(runs, i)))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._save()  # so that nothing is trained again
+                raise
+            if interruption.is_wanted and i + 1 < n_runs:
+                self._leave()
+        return members
 
 
 def _resume(place: files.Place, said: dict[str, Any], runs: Run):
@@ -239,7 +264,7 @@ def _write_member(workdir: files.Place, config, setup: Setup, run: Result) -> di
     said = {name: value for name, value in vars(run).items() if name != "params"}
     return {
         **said,
-        "weights_sha256": checkpoint.weight_digest(arrays),
+        "weights_sha256": storage.weight_digest(arrays),
         "parameters": sum(array.size for array in arrays.values()),
     }
 
@@ -276,7 +301,7 @@ def _complete(workdir: files.Place, config, setup: Setup, share: Share) -> dict[
     }
     if len(members) > 1:
         summary["runs"] = members
-        checkpoint.copy_checkpoint(claim.weights_of(workdir, config, best["seed"]), workdir / "checkpoint")
+        storage.copy(claim.weights_of(workdir, config, best["seed"]), workdir / "checkpoint")
     if len(parts) > 1:
         logs = [_merge_logs(logs)]
         files.write_text(workdir / LOG, logs[0])
