@@ -32,7 +32,7 @@ from orderscale_jax.training.shares import Share
 from orderscale_jax.training.sweep import sweep_config
 from orderscale_jax.training.workdir import train
 
-LONG = 20_000  # steps: some seconds
+LONG = 12_000  # steps: some seconds
 OPTIONS = {
     "task.n_digits": 8,
     "model.d_model": 8,

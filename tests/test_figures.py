@@ -3,8 +3,6 @@
 import dataclasses
 import itertools
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -424,9 +422,10 @@ def test_save_writes_both_files_the_same_each_time(tmp_path, own_style):
     assert not list(tmp_path.glob("none*"))
 
 
-def test_pyplot_and_global_settings_are_left_alone():
+def test_pyplot_and_global_settings_are_left_alone(forks):
     program = """
 import sys, matplotlib
+sys.path.insert(0, "")
 from orderscale_jax.figures.style import STYLE
 before = [matplotlib.rcParams[name] for name in STYLE]  # not all: asking for the backend loads pyplot
 from tests.test_figures import figures, make_flow
@@ -434,4 +433,4 @@ figures.information_flow(make_flow(1, 1))
 assert [matplotlib.rcParams[name] for name in STYLE] == before
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=pathlib.Path(__file__).parents[1])
+    assert forks.run(place=pathlib.Path(__file__).parents[1], code=program) == (0, "", "")

@@ -114,7 +114,7 @@ def test_shares_of_different_configurations_are_refused(tmp_path):
 
 
 def test_shares_that_do_not_exist():
-    assert [Share(i, 3).of(8).tolist() for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert [list(Share(i, 3).of(8)) for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
     with pytest.raises(UserError, match="no process 2 of 2: they count from 0"):
         Share(2, 2)
     with pytest.raises(UserError, match=r"more processes \(2\) than runs \(1\)"):

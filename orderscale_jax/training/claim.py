@@ -94,11 +94,11 @@ def _lost(path: files.Place, wrong: str) -> UserError:
     )
 
 
-def refuse_others(workdir: files.Place, config: ml_collections.ConfigDict, share: Share, mine):
+def refuse_others(workdir: files.Place, config: ml_collections.ConfigDict, share: Share, mine: range):
     """Raises what `train` raises if in `workdir` is what these runs would not go on with, or harm."""
     if any(workdir.glob("results*.csv")):
         raise UserError(f"{workdir} holds a sweep: give another directory")
-    for path in (workdir / "checkpoint", *(weights_of(workdir, config, config.seed + int(i)) for i in mine)):
+    for path in (workdir / "checkpoint", *(weights_of(workdir, config, config.seed + i) for i in mine)):
         storage.refuse_foreign(path)
     _check_shares(workdir, share)
     if (workdir / CONFIG).exists():

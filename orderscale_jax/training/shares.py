@@ -13,7 +13,6 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 
 from orderscale_jax.errors import UserError
 
@@ -43,7 +42,7 @@ class Share:
     def __str__(self) -> str:
         return f"{self.index}_of_{self.count}"
 
-    def of(self, n_runs: int) -> np.ndarray:
+    def of(self, n_runs: int) -> range:
         """The indices of the runs of this share: a contiguous block, all blocks of about one size.
 
         Raises:
@@ -54,7 +53,9 @@ class Share:
                 f"there are more processes ({self.count}) than runs ({n_runs}): "
                 f"start at most {n_runs}, or train at least {self.count} runs"
             )
-        return np.array_split(np.arange(n_runs), self.count)[self.index]
+        size, more = divmod(n_runs, self.count)  # the first `more` blocks are longer by one
+        start = self.index * size + min(self.index, more)
+        return range(start, start + size + (self.index < more))
 
 
 ALL = Share()

@@ -134,15 +134,15 @@ class _Course:
         self.said = claim.describe(config)
 
     def train(
-        self, mine: np.ndarray, interruption: Interruption, until_whole: contextlib.ExitStack
+        self, mine: range, interruption: Interruption, until_whole: contextlib.ExitStack
     ) -> dict[str, Any]:
         """Trains the runs `mine` to their ends; returns what is to be said of them.
 
         From the first stretch on there is something to lose, and interruptions wait until `until_whole`
         is left.
         """
-        config, first = self.config, int(mine[0])
-        started = start_runs(self.setup, config.seed + mine)
+        config, first = self.config, mine[0]
+        started = start_runs(self.setup, config.seed + np.array(mine))
         self.steps, runs, metadata, logged = _resume(self.place, self.said, started)
         self.began = time.perf_counter() - metadata["seconds"]
         wandb = _weights_and_biases(config) if first == 0 else None
