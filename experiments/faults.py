@@ -292,5 +292,4 @@ def told(part: str, **found: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with app.guard():
-        app.run(sys.modules[__name__], ["python -m experiments.faults", *sys.argv[1:]])
+    app.guard(lambda: app.run(sys.modules[__name__], ["python -m experiments.faults", *sys.argv[1:]]))

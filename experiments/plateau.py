@@ -175,5 +175,4 @@ def look(setup: Setup, run, train, validation):
 
 
 if __name__ == "__main__":
-    with app.guard():
-        app.run(sys.modules[__name__], ["python -m experiments.plateau", *sys.argv[1:]])
+    app.guard(lambda: app.run(sys.modules[__name__], ["python -m experiments.plateau", *sys.argv[1:]]))

@@ -136,5 +136,4 @@ _init = jax.jit(lambda setup, params: optimizer(setup, hyper_of(setup.train)).in
 
 
 if __name__ == "__main__":
-    with app.guard():
-        app.run(sys.modules[__name__], ["python -m experiments.transplant", *sys.argv[1:]])
+    app.guard(lambda: app.run(sys.modules[__name__], ["python -m experiments.transplant", *sys.argv[1:]]))

@@ -354,5 +354,6 @@ def prediction(rows) -> Figure:
 
 
 if __name__ == "__main__":
-    with app.guard():
-        app.run(sys.modules[__name__], ["python -m experiments.why_stuck_figures", *sys.argv[1:]])
+    app.guard(
+        lambda: app.run(sys.modules[__name__], ["python -m experiments.why_stuck_figures", *sys.argv[1:]])
+    )

@@ -28,6 +28,7 @@ _MODULES = {
     "model": ("Interventions", "ListTransformer", "ModelConfig", "cut", "patch"),
     "task": ("TaskConfig", "make_split"),
 }
+_ROOMS = ("checkpoint", "config", "model", "task")  # are there without being imported by name
 _HOMES = {name: f"orderscale_jax.{module}" for module, names in _MODULES.items() for name in names}
 
 
@@ -35,9 +36,13 @@ def __getattr__(name: str) -> Any:
     """A name is imported when it is first asked for: JAX takes seconds, and a command that is interrupted
     meanwhile must already know what to say."""
     if name == "__version__":
-        value = importlib.import_module("importlib.metadata").version("orderscale-jax")
+        from importlib import metadata
+
+        value = metadata.version("orderscale-jax")
     elif name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"orderscale_jax.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -45,4 +50,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted((*__all__, *_ROOMS, "__version__"))

@@ -2,14 +2,15 @@
 
 A checkpoint is one directory of orbax with two items: `arrays`, named as in the published
 `state_dict`s (`blocks.0.attn.W_Q`), and `config`, JSON that holds the configuration, the format's
-number and the digest of the arrays. A training state is the same with other arrays and `metadata`. What a
-directory is, and when it is whole, is in `storage`.
+number and the digest of the arrays. A training state is the same with other arrays, its step and `metadata`.
+What a directory is, and when it is whole, is in `storage`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import operator
 import os
 import re
 import shutil
@@ -145,11 +146,13 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
       metadata: what JSON can hold.
 
     Raises:
-      UserError: an array is empty, there is none, or two have the same name.
+      UserError: an array is empty, there is none, or two have the same name; the step is negative.
       OSError: the state cannot be written; what was there stays.
     """
-    directory = files.place(directory)
-    place = directory / f"step_{step:09d}"
+    directory, step = files.place(directory), operator.index(step)
+    if step < 0:
+        raise UserError(f"a step must not be negative, got {step}")
+    place = directory / _name(step)
     if place.exists() and not storage.is_ours(place):  # what is left of a damaged state that was passed over
         storage.clear(place)
     storage.write(place, _flatten(state), {"step": step, "metadata": dict(metadata)})
@@ -159,7 +162,7 @@ def save_state(directory: str | os.PathLike, step: int, state: Any, metadata: Ma
     steps = _steps(directory)
     kept = [other for other in steps if other <= step][-KEPT_STATES:]
     for other in set(steps) - set(kept):
-        files.remove_directory(directory / f"step_{other:09d}")
+        files.remove_directory(directory / _name(other))
 
 
 def restore_latest(
@@ -179,7 +182,7 @@ def restore_latest(
     directory, damaged = files.place(directory), []
     for step in reversed(_steps(directory)):
         try:
-            arrays, about = storage.read(directory / f"step_{step:09d}")
+            arrays, about = storage.read(directory / _name(step))
         except DamagedError:
             about = None
         if about is None or about.get("step", step) != step:
@@ -187,12 +190,15 @@ def restore_latest(
             continue
         metadata = about.get("metadata")
         if not isinstance(metadata, dict):
-            raise UserError(f"{directory / f'step_{step:09d}'} is not a training state: it has no metadata")
+            raise UserError(f"{directory / _name(step)} is not a training state: it has no metadata")
         state = _unflatten(arrays, like(metadata) if callable(like) else like, directory)
         if damaged:
             found = " and ".join(map(str, damaged))
             logger.warning(
-                "in %s the state of step %s is damaged: going on from step %d", directory, found, step
+                "in %s the state of step %s is damaged or renamed: going on from step %d",
+                directory,
+                found,
+                step,
             )
         return step, state, metadata
     if damaged:
@@ -214,10 +220,13 @@ def _steps(directory: files.Place) -> list[int]:
     """The steps of which `directory` has a state, ascending."""
     if not directory.is_dir():
         return []
-    matches = (
-        re.fullmatch(r"step_(\d{9,})", entry.name) for entry in directory.iterdir() if storage.is_there(entry)
-    )
-    return sorted(int(match[1]) for match in matches if match)
+    names = (entry.name for entry in directory.iterdir() if storage.is_there(entry))
+    steps = {name: int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d{9,})", name))}
+    return sorted(step for name, step in steps.items() if name == _name(step))
+
+
+def _name(step: int) -> str:
+    return f"step_{step:09d}"
 
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:

@@ -216,6 +216,8 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # a store says what it refused, and where
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
@@ -336,12 +338,13 @@ class Growing:
 
     def keep(self):
         """Returns when what was added outlasts all but the disk or the store."""
-        if self._file is None:
-            write_text(self._path, self._text)
-        else:
-            with _naming(self._path):
+        with _naming(self._path):
+            if self._file is None:
+                write_text(self._path, self._text)
+            else:
                 os.fsync(self._file.fileno())
 
     def close(self):
-        if self._file is not None:
-            self._file.close()
+        with _naming(self._path):
+            if self._file is not None:
+                self._file.close()

@@ -5,7 +5,7 @@ complete. `SHA256SUMS` in it names every other file and tells damage done later.
 (`gs://…`), which renames nothing, it is written last: what has it is complete. Arrays are written from the
 host, so that they load on any number and kind of devices.
 
-orbax is imported where it is used: it takes 0.4 s that `import orderscale_jax` need not take.
+orbax is imported where it is used: it takes 0.4 s that a program without checkpoints need not take.
 """
 
 from __future__ import annotations
@@ -44,7 +44,18 @@ class DamagedError(UserError):
 
 
 def write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
-    """Writes one directory so that it is either whole or not there, and never lost on the way."""
+    """Writes one directory so that it is either whole or not there, and never lost on the way.
+
+    Args:
+      path: an older directory there is replaced when the new one is complete.
+      arrays: by name, none of them empty.
+      about: what JSON can hold; `format` and `arrays_sha256` are added.
+
+    Raises:
+      UserError: `jax.distributed` has joined this process to others, or orbax understands no path to it.
+      FileExistsError: there is something else at `path`.
+      OSError: it cannot be written, or is not read back the same.
+    """
     if jax.distributed.is_initialized():
         raise UserError(
             "jax.distributed has joined this process to others, and orbax would mix up what each saves: let "
@@ -55,6 +66,8 @@ def write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, 
         return
     path = path.absolute()
     refuse_foreign(path)
+    if path.is_symlink():
+        path = path.resolve()
     partial, previous = _partial(path), _previous(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_partial(path)
@@ -81,7 +94,14 @@ def write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, 
 
 
 def read(path: files.Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the JSON of one directory, if no file of the arrays is missing or changed."""
+    """The arrays and the JSON of one directory, if no file of them is missing or changed.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      DamagedError: it is none of ours, or files of it are missing or changed.
+      UserError: its format is too new.
+      OSError: it cannot be read.
+    """
     path = files.absolute(path)
     if not is_there(path):
         if is_there(_previous(path)):
@@ -100,7 +120,11 @@ def read(path: files.Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def copy(source: str | os.PathLike, target: str | os.PathLike):
-    """Copies a directory to `target`; if another process puts one there at the same time, that one stays."""
+    """Copies a directory to `target`; if another process puts one there at the same time, that one stays.
+
+    Raises:
+      OSError: it cannot be read or written.
+    """
     source, target = files.place(source), files.place(target)
     if files.is_remote(target):
         if not is_there(target):
@@ -121,7 +145,7 @@ def copy(source: str | os.PathLike, target: str | os.PathLike):
 
 
 def refuse_foreign(path: files.Place):
-    """FileExistsError if at `path` is something that `save_checkpoint` would not replace."""
+    """FileExistsError if at `path` is something that `write` would not replace."""
     if not files.is_remote(path) and path.is_symlink() and not path.exists():
         raise FileExistsError(f"{path} is a link to what is not there: remove it, or name another place")
     if path.exists() and not (path.is_dir() and (is_ours(path) or not any(path.iterdir()))):
@@ -214,8 +238,21 @@ def _understood(path: Path) -> Iterator[Path]:
                 f"orbax understands neither the path {path} nor that of temporary files, {folder}: "
                 "use letters and digits in one of them (TMPDIR says where temporary files go)"
             )
+        if path.exists():
+            link.symlink_to(path, target_is_directory=True)
+            yield link
+            return
         link.symlink_to(path.parent, target_is_directory=True)
-        yield link / path.name
+        if PLAIN.fullmatch(path.name):
+            yield link / path.name
+            return
+        name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # it gets its own when it is written
+        _remove_partial(path.with_name(name))
+        try:
+            yield link / _partial(path.with_name(name)).name
+            _partial(path.with_name(name)).rename(path)
+        finally:
+            _remove_partial(path.with_name(name))
 
 
 def _write_remote(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):

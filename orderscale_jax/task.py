@@ -78,6 +78,11 @@ class TaskConfig:
         return self.n_digits**self.list_len
 
     @property
+    def n_shared_out(self) -> int:
+        """Lists that a split shares out between training and validation: all, or all but duplicates."""
+        return self.n_lists - (0 if self.duplicates == "all" else self.n_digits)
+
+    @property
     def is_exhaustive(self) -> bool:
         """Whether every list can be held in memory and split; otherwise training lists are sampled."""
         if self.list_len >= LARGEST_SPLIT.bit_length():  # even of two digits there are too many
@@ -119,7 +124,7 @@ def make_split(config: TaskConfig) -> Split:
     numbers = np.arange(config.n_lists)  # of lists in lexicographic order: the digits, read as one number
     duplicates = np.arange(config.n_digits) * sum(config.n_digits**i for i in range(config.list_len))
     pool = numbers if config.duplicates == "all" else np.delete(numbers, duplicates)
-    n_train = int(config.train_fraction * len(pool))
+    n_train = int(config.train_fraction * config.n_shared_out)
     if not 0 < n_train < len(pool):
         raise UserError(
             f"{len(pool)} lists cannot be split at train_fraction={config.train_fraction}: "

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FAST_STYLE = {"pdf.fonttype": 3, "savefig.dpi": 50}  # to embed fonts whole takes half a second a figure
 # Answers requests of one line, each in a fork; the flags of two commands cannot be in one process.
 SERVER = f"""
-import json, os, sys, traceback, warnings
+import json, os, signal, sys, traceback, warnings
 warnings.simplefilter("ignore")
 from orderscale_jax import analysis, convert, figures, report
 from orderscale_jax.cli import configuration, machine, main
@@ -25,6 +25,7 @@ for line in sys.stdin:
     arguments, code, place = json.loads(line)
     child = os.fork()
     if child == 0:
+        signal.alarm(300)  # whatever hangs
         os.chdir(place)
         for number, name in enumerate(said, start=1):
             os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
@@ -69,7 +70,9 @@ class Forks:
         """The command `orderscale` with these arguments in `place`, or other code after the same imports."""
         self._server.stdin.write(json.dumps([arguments, code, str(place)]) + "\n")
         self._server.stdin.flush()
-        return Answer(*json.loads(self._server.stdout.readline()))
+        answer = self._server.stdout.readline()
+        assert answer, f"the process that forks is gone, code {self._server.wait()}: see its stderr"
+        return Answer(*json.loads(answer))
 
     def close(self):
         self._server.communicate()

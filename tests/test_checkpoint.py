@@ -273,8 +273,8 @@ def test_the_latest_whole_state_is_restored(tmp_path, small_model, caplog):
     (tmp_path / "states" / "step_000000500").mkdir()  # as a killed copy may leave it
     (tmp_path / "states" / "step_000000300" / "arrays" / "manifest.ocdbt").unlink()
     assert_restored(200)
-    damaged = f"in {tmp_path / 'states'} the state of step 500 and 300 is damaged: going on from step 200"
-    assert damaged in caplog.text
+    damaged = "the state of step 500 and 300 is damaged or renamed: going on from step 200"
+    assert f"in {tmp_path / 'states'} {damaged}" in caplog.text
     save_state(tmp_path / "states", 250, training_state(small_model, 250), {})
     names = sorted(entry.name for entry in (tmp_path / "states").iterdir() if entry.name[0] == "s")
     assert names == ["step_000000200", "step_000000250"]
@@ -354,11 +354,36 @@ def test_a_damaged_state_is_replaced_when_its_step_comes_again(two_states, small
     assert restore()[0] == 200
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a b[1]*?", "a\\b", "q\"'\\"])
+def test_a_checkpoint_may_have_any_name(tmp_path, small_model, capfd, name):
+    config = default_config()
+    config.model.d_model, config.task.n_digits = 8, 5
+    for _ in range(2):
+        save_checkpoint(tmp_path / name, small_model, config)
+    model, _ = load_checkpoint(tmp_path / name)
+    assert storage.weight_digest(named_arrays(model)) == storage.weight_digest(named_arrays(small_model))
+    assert [entry.name for entry in tmp_path.iterdir()] == [name] and capfd.readouterr() == ("", "")
+
+
+def test_a_link_to_a_checkpoint_stays_one(tmp_path, small_model):
+    config = default_config()
+    config.model.d_model, config.task.n_digits = 8, 5
+    save_checkpoint(tmp_path / "real", small_model, config)
+    (tmp_path / "link").symlink_to("real")
+    small_model.unembed.W_U[...] = 2 * small_model.unembed.W_U[...]
+    for _ in range(2):
+        save_checkpoint(tmp_path / "link", small_model, config)
+    assert (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
+    model, _ = load_checkpoint(tmp_path / "real")
+    assert storage.weight_digest(named_arrays(model)) == storage.weight_digest(named_arrays(small_model))
+
+
 def test_a_state_that_was_renamed_is_passed_over(two_states, caplog):
     directory, restore = two_states
+    shutil.copytree(directory / "step_000000100", directory / "step_0000000300")  # a name it never gives
     (directory / "step_000000200").rename(directory / "step_000000900")
     assert restore()[0] == 100
-    assert "the state of step 900 is damaged: going on from step 100" in caplog.text
+    assert "the state of step 900 is damaged or renamed: going on from step 100" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -372,4 +397,8 @@ def test_a_state_that_was_renamed_is_passed_over(two_states, caplog):
 def test_states_that_would_not_come_back_are_refused(tmp_path, state, said):
     with pytest.raises(UserError, match=said):
         save_state(tmp_path, 1, state, {})
+    with pytest.raises(UserError, match="a step must not be negative, got -1"):
+        save_state(tmp_path, np.int64(-1), {"x": np.ones(1)}, {})
     assert not any(tmp_path.iterdir())
+    save_state(tmp_path, np.int64(1), {"x": np.ones(1)}, {})
+    assert restore_latest(tmp_path, {"x": np.ones(1)})[0] == 1

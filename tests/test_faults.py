@@ -23,7 +23,7 @@ import pytest
 from experiments import faults
 from orderscale_jax import checkpoint, files, storage
 from orderscale_jax.checkpoint import restore_latest, save_state
-from orderscale_jax.cli import signals
+from orderscale_jax.cli import app, signals
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.errors import UserError
 from orderscale_jax.training import owner, sweep_training, workdir
@@ -143,6 +143,14 @@ def test_a_run_is_not_waited_for_in_its_first_stretch(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@contextlib.contextmanager
+def heard():
+    """As in a command."""
+    with signals.handled() as wanted:
+        wanted.hear()
+        yield wanted
+
+
 @pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGINT]])
 def test_patience_has_an_end(numbers, monkeypatch, capfd):
     """A stretch that does not end is left after PATIENCE, and at once at a second Ctrl-C."""
@@ -150,7 +158,7 @@ def test_patience_has_an_end(numbers, monkeypatch, capfd):
     monkeypatch.setattr(signals, "PATIENCE", 0.05 if len(numbers) == 1 else 60)
     monkeypatch.setattr(signals, "SAME", 0.0)
     monkeypatch.setattr(signals.os, "_exit", left.append)
-    with pytest.raises(signals.Ended), signals.handled() as wanted, wanted.deferred():
+    with pytest.raises(signals.Ended), heard() as wanted, wanted.deferred():
         for number in numbers:
             os.kill(os.getpid(), number)
             wait_for(lambda: wanted.signal is not None)
@@ -159,13 +167,13 @@ def test_patience_has_an_end(numbers, monkeypatch, capfd):
     assert left == [128 + numbers[0]]
     said = capfd.readouterr().err
     assert "saving after the running stretch; Ctrl-C leaves at once" in said
-    assert "nothing after the last saved state is kept" in said
+    assert "nothing after the last saved state is kept; the same command goes on from there" in said
 
 
 def test_what_was_answered_or_has_failed_is_not_left(monkeypatch):
     monkeypatch.setattr(signals, "PATIENCE", 0.05)
     monkeypatch.setattr(signals.os, "_exit", lambda code: pytest.fail("it left"))
-    with pytest.raises(OSError, match="full"), signals.handled() as wanted, wanted.deferred():
+    with pytest.raises(OSError, match="full"), heard() as wanted, wanted.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: wanted.signal is not None)
         raise OSError("full")
@@ -180,7 +188,7 @@ def test_a_signal_in_a_callback_is_not_lost(capfd):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.2)
 
-    with pytest.raises(signals.Ended), signals.handled():
+    with pytest.raises(signals.Ended), heard():
         callback = Callback()
         del callback
         time.sleep(60)
@@ -193,17 +201,75 @@ def test_a_signal_waits_for_the_end_of_an_import(tmp_path, monkeypatch):
         f"import os, time; os.kill({os.getpid()}, {int(signal.SIGINT)}); time.sleep(0.2); is_whole = True"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(signals.Ended), signals.handled():
+    with pytest.raises(signals.Ended), heard():
         import slowly_imported
 
         is_whole = slowly_imported.is_whole
         time.sleep(60)
-    assert is_whole
+    assert is_whole and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_second_one_leaves_an_import_at_once(tmp_path, monkeypatch, capfd):
+    (tmp_path / "imported_for_ever.py").write_text("import leaving; leaving.wait()")
+    left = []
+
+    class Leaving:
+        @staticmethod
+        def wait():
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+            wait_for(lambda: left)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "leaving", Leaving)
+    monkeypatch.setattr(signals, "SAME", 0.0)
+    monkeypatch.setattr(signals.os, "_exit", left.append)
+    with pytest.raises(signals.Ended), heard():
+        import imported_for_ever  # noqa: F401
+
+        time.sleep(60)
+    assert left == [130] and capfd.readouterr().err == "\nerror: left at once\n"
 
 
 def test_signals_are_answered_before_anything_slow_is_imported():
     code = "import sys, orderscale_jax.cli.main; print(*{'jax', 'numpy', 'absl'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
+
+
+def answered_at(line: int) -> tuple[int, int]:
+    """Sends SIGTERM at one of the lines that our handling of signals runs: (exit code, lines there are)."""
+    lines, before = 0, signal.getsignal(signal.SIGTERM)
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        name = frame.f_code.co_filename
+        if event == "line" and ("contextlib" in name or name.startswith(str(Path(signals.__file__).parent))):
+            lines += 1
+            if lines == line and signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, before):
+                os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+
+    try:
+        sys.settrace(trace)
+        app.guard(lambda: None)
+    except SystemExit as end:
+        return end.code, lines
+    finally:
+        sys.settrace(None)
+        signal.signal(signal.SIGTERM, before)
+    return 0, lines
+
+
+def test_a_signal_at_any_line_is_answered_in_one_sentence(monkeypatch, capsys):
+    """From the handlers' being in place on, to the end of a command that does nothing."""
+    monkeypatch.setattr(app.os, "_exit", sys.exit)
+    answers = []
+    for line in range(1, answered_at(0)[1] + 1):
+        code, _ = answered_at(line)
+        answers.append((code, capsys.readouterr().err))
+    assert set(answers) == {(0, ""), (143, "error: interrupted\n")}
+    assert answers.count((0, "")) > 10 and answers.count((143, "error: interrupted\n")) > 10
 
 
 class AfterFirst(Interruption):

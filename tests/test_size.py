@@ -15,6 +15,7 @@ from orderscale_jax.task import TaskConfig, make_split
 from orderscale_jax.training import ensemble, size, sweep
 from orderscale_jax.training.devices import CompiledTraining, place, start_runs
 from orderscale_jax.training.ensemble import Ensemble, device_lists, make_setup
+from orderscale_jax.training.run import lists_scored
 
 SMALL_MACHINE = 8 * 2**30
 SMALL = {"task__n_digits": 5, "model__d_model": 8, "train__batch_size": 16}
@@ -126,3 +127,13 @@ def test_bytes_in_words():
     sizes = (10**8, 10**9, 12 * 10**9, 1234 * 10**9, 3 * 10**15, 10**25)
     said = ["0.1 GB", "1.0 GB", "12 GB", "1,234 GB", "3 million GB", "1.0e+16 GB"]
     assert [host.in_words(size) for size in sizes] == said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"duplicates": "none"}, {"duplicates": "train_only"}, {"train_fraction": 0.33}, {"list_len": 3}],
+)
+def test_lists_scored_are_those_of_the_split(options):
+    task = TaskConfig(**{"n_digits": 7, **options})
+    split = make_split(task)
+    assert lists_scored(task) == (len(split.validation), len(split.train))

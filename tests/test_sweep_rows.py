@@ -46,6 +46,8 @@ def test_a_file_is_read_as_it_was_written(path):
     }
     write_results(path, rows)
     assert path.read_bytes() == content
+    path.write_bytes(content.split(b"\n")[0] + b"\r")  # killed while writing the header
+    assert read_results(path) == []
     assert "a byte order mark, as after a spreadsheet" in refused(path, b"\xef\xbb\xbf" + content)
     path.write_bytes(content.replace(b"\n", b"\r\n"))  # as spreadsheets do
     assert read_results(path) == rows

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import NoReturn
 
@@ -37,21 +37,19 @@ def run(command: ModuleType, argv: list[str]) -> NoReturn:
         del rest  # there is none, see `_parse`
         command.main()
         if sys.stdout is not None:  # as where it was closed
-            sys.stdout.flush()  # here a closed pipe is noticed while `guard` listens
+            sys.stdout.flush()  # here a closed pipe is noticed while `answer` listens
 
     app.run(main, argv, flags_parser=_parse)
 
 
-@contextlib.contextmanager
-def guard() -> Iterator[None]:
-    """`signals.handled` and `sentences`, for what is no command of `orderscale`."""
-    with signals.handled() as wanted, sentences(wanted):
-        yield
+def guard(command: Callable[[], None]):
+    """Runs what is no command of `orderscale` as one, see `answer`."""
+    with signals.handled() as wanted:
+        answer(wanted, command)
 
 
-@contextlib.contextmanager
-def sentences(wanted: signals.OnSignal) -> Iterator[None]:
-    """Makes one sentence on stderr and an exit code of what can be expected to fail.
+def answer(wanted: signals.OnSignal, command: Callable[[], None]):
+    """Runs `command`; of what can be expected to fail it makes one sentence on stderr and an exit code.
 
     That is what a user can put right and what the system refuses (a full disk, a missing permission), with
     code 1, and an interruption, with 128 and the number of its signal. Every other error keeps its
@@ -59,9 +57,14 @@ def sentences(wanted: signals.OnSignal) -> Iterator[None]:
 
     Args:
       wanted: of `signals.handled`.
+      command: takes and returns nothing.
     """
     try:
-        yield
+        try:
+            wanted.hear()
+            command()
+        finally:
+            wanted.hear_no_more()
     except BrokenPipeError:  # nobody reads any more, and Python would say so once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

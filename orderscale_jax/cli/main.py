@@ -12,5 +12,4 @@ def main(command: str | None = None):
     with signals.handled() as wanted:
         from orderscale_jax.cli import app, commands
 
-        with app.sentences(wanted):
-            commands.run(command, sys.argv[1:])
+        app.answer(wanted, lambda: commands.run(command, sys.argv[1:]))

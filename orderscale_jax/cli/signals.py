@@ -21,7 +21,8 @@ from orderscale_jax.training.interruption import Interruption
 
 PATIENCE = 10.0  # seconds from a signal to the moment at which saving must have begun
 SAME = 0.5  # seconds within which two Ctrl-C are one, which a wrapper has passed on
-AGAIN = 0.05  # seconds after which a signal that met a bad moment is sent again
+AGAIN = 0.05  # seconds from a moment at which nothing may be raised to the next try
+ALARM = getattr(signal, "SIGALRM", None)  # where there is none, Python's handlers are all there is
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -34,8 +35,7 @@ class OnSignal(Interruption):
 
     def __init__(self):
         self.signal: int | None = None  # the first that came
-        self._is_deferred = self._has_raised = False
-        self._sent = 0  # signals that this process has sent itself and not yet read
+        self._is_heard = self._is_deferred = self._has_raised = False
         self._has_answer = threading.Event()
 
     @property
@@ -43,6 +43,20 @@ class OnSignal(Interruption):
         if self.signal is not None:
             self._has_answer.set()
         return self.signal is not None
+
+    def hear(self):
+        """From here on a signal raises `Ended`; one that has come does so at once."""
+        self._is_heard = True
+        if self.signal is not None:
+            self._has_raised = True
+            raise Ended
+
+    def hear_no_more(self):
+        """From here on a signal raises nothing; one for which the moment has not come does so now."""
+        self._is_heard = False
+        if self.signal is not None and not self._has_raised and not self._has_answer.is_set():
+            self._has_raised = True
+            raise Ended
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -59,10 +73,14 @@ class OnSignal(Interruption):
     def handle(self, number: int, frame: FrameType | None):
         """The handler of Python: it runs in the main thread, between two instructions."""
         self.signal = self.signal or number
-        if self._is_deferred or self._has_raised:
+        self.try_again(number, frame)
+
+    def try_again(self, number: int, frame: FrameType | None):
+        """The handler of the alarm."""
+        if not self._is_heard or self._is_deferred or self._has_raised:
             return
-        if _is_importing(frame):  # compiled modules can crash if an exception meets their import
-            self._send_again()
+        if ALARM is not None and _is_importing(frame):  # compiled modules can crash if that is disturbed
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
             return
         self._has_raised = True  # another one does not disturb what is being put in order
         raise Ended
@@ -72,12 +90,9 @@ class OnSignal(Interruption):
         if not isinstance(unraisable.exc_value, Ended):
             sys.__unraisablehook__(unraisable)
             return
-        self._has_raised = False
-        self._send_again()
-
-    def _send_again(self):
-        self._sent += 1
-        threading.Timer(AGAIN, os.kill, (os.getpid(), self.signal)).start()
+        if ALARM is not None:
+            self._has_raised = False
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
 
     def end(self):
         """Nobody is waited for any more."""
@@ -96,20 +111,17 @@ class OnSignal(Interruption):
             _say(f"{name}: saving after the running stretch; Ctrl-C leaves at once")
         threading.Thread(target=self._wait, daemon=True).start()
         while number := numbers.recv(1):
-            if self._sent:
-                self._sent -= 1
-            elif number[0] == signal.SIGINT and time.monotonic() - came > SAME:
-                self._leave("left at once: nothing after the last saved state is kept")
+            if number[0] == signal.SIGINT and time.monotonic() - came > SAME:
+                self._leave("left at once")
 
     def _wait(self):
         if not self._has_answer.wait(PATIENCE):
-            self._leave(
-                f"the running stretch has not ended within {PATIENCE:.0f} s: nothing after the last saved "
-                "state is kept; the same command goes on from there"
-            )
+            what = "the running stretch" if self._is_deferred else "what was running"
+            self._leave(f"{what} has not ended within {PATIENCE:.0f} s")
 
     def _leave(self, sentence: str):
-        _say(f"error: {sentence}")
+        kept = ": nothing after the last saved state is kept; the same command goes on from there"
+        _say(f"error: {sentence}{kept * self._is_deferred}")
         os._exit(exit_code(self))
 
 
@@ -128,7 +140,10 @@ def exit_code(wanted: OnSignal) -> int:
 
 @contextlib.contextmanager
 def handled() -> Iterator[OnSignal]:
-    """Within it signals are handled so; those that are ignored, as by nohup, stay ignored."""
+    """Within it signals are handled so; those that are ignored, as by nohup, stay ignored.
+
+    What is given is to `hear` them where `Ended` is caught.
+    """
     global _current
     _current = wanted = OnSignal()
     if threading.current_thread() is not threading.main_thread():
@@ -141,6 +156,8 @@ def handled() -> Iterator[OnSignal]:
     woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     for number in before:
         signal.signal(number, wanted.handle)
+    if ALARM is not None:
+        before[ALARM] = signal.signal(ALARM, wanted.try_again)
     hook, sys.unraisablehook = sys.unraisablehook, wanted.swallowed
     watcher = threading.Thread(target=wanted.watch, args=(ours,), daemon=True)
     watcher.start()
@@ -149,6 +166,9 @@ def handled() -> Iterator[OnSignal]:
     finally:
         wanted.end()
         sys.unraisablehook = hook
+        if ALARM is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(ALARM, before.pop(ALARM))
         for number, handler in before.items():  # of a process that is ending, the next one is its end
             signal.signal(number, handler if wanted.signal is None else signal.SIG_DFL)
         signal.set_wakeup_fd(woken)

@@ -210,11 +210,13 @@ def _train(setup, run, train, validation, part, n_parts, axis, kernel):
 
 
 def lists_scored(task: TaskConfig) -> tuple[int, int]:
-    """How many validation and training lists a validation scores."""
+    """How many validation and training lists a validation scores; where lists are split by whole sets of
+    digits, about so many."""
     if not task.is_exhaustive:
         return N_SAMPLED_VALIDATION, 0
-    n_train = int(task.train_fraction * task.n_lists)
-    return task.n_lists - n_train, min(n_train, MOST_TRAINING_LISTS)
+    n_train = int(task.train_fraction * task.n_shared_out)
+    duplicates = task.n_digits if task.duplicates == "train_only" else 0
+    return task.n_shared_out - n_train, min(n_train + duplicates, MOST_TRAINING_LISTS)
 
 
 def _judge(setup: Setup, run: Run, scores) -> Run:

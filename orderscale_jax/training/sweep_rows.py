@@ -72,7 +72,7 @@ def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
     """
     path = files.place(path)
     header, *lines = path.read_bytes().split(b"\n")
-    if not lines and _header().startswith(header):  # killed while writing the header
+    if not lines and _header().startswith(header.removesuffix(b"\r")):  # killed while writing the header
         return []
     if not lines or header.removesuffix(b"\r") != _header():
         raise _not_results(path, header)
