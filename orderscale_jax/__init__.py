@@ -23,13 +23,12 @@ __all__ = [
     "save_checkpoint",
 ]
 
-_MODULES = {
+_ROOMS = {  # and what is offered of them here
     "checkpoint": ("load_checkpoint", "load_pretrained", "save_checkpoint"),
+    "config": (),
     "model": ("Interventions", "ListTransformer", "ModelConfig", "cut", "patch"),
     "task": ("TaskConfig", "make_split"),
 }
-_ROOMS = ("checkpoint", "config", "model", "task")  # are there without being imported by name
-_HOMES = {name: f"orderscale_jax.{module}" for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -39,10 +38,10 @@ def __getattr__(name: str) -> Any:
         from importlib import metadata
 
         value = metadata.version("orderscale-jax")
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
     elif name in _ROOMS:
         value = importlib.import_module(f"orderscale_jax.{name}")
+    elif found := [room for room, names in _ROOMS.items() if name in names]:
+        value = getattr(importlib.import_module(f"orderscale_jax.{found[0]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

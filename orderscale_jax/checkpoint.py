@@ -57,7 +57,7 @@ def save_checkpoint(path: str | os.PathLike, model: ListTransformer, config: ml_
     arrays = named_arrays(model)
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise UserError(f"array {wrong[0]} holds numbers that are not finite: no such model is saved")
-    storage.write(files.place(path), arrays, {"config": json.loads(config.to_json_best_effort())})
+    storage.write(path, arrays, {"config": json.loads(config.to_json_best_effort())})
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[ListTransformer, ml_collections.ConfigDict]:
@@ -69,7 +69,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[ListTransformer, ml_collec
       FileNotFoundError: there is nothing at `path`.
       UserError: `path` is not a checkpoint, is damaged, contradicts itself, or is too new.
     """
-    arrays, about = storage.read(files.place(path))
+    arrays, about = storage.read(path)
     if about["format"] == 1:
         _from_first_format(about)
     if not isinstance(about.get("config"), dict):

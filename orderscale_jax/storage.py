@@ -43,7 +43,7 @@ class DamagedError(UserError):
     """Files of a checkpoint are missing or are not what was written."""
 
 
-def write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], about: dict[str, Any]):
     """Writes one directory so that it is either whole or not there, and never lost on the way.
 
     Args:
@@ -56,6 +56,7 @@ def write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, 
       FileExistsError: there is something else at `path`.
       OSError: it cannot be written, or is not read back the same.
     """
+    path = files.place(path)
     if jax.distributed.is_initialized():
         raise UserError(
             "jax.distributed has joined this process to others, and orbax would mix up what each saves: let "
@@ -93,7 +94,7 @@ def write(path: files.Place, arrays: Mapping[str, np.ndarray], about: dict[str, 
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def read(path: files.Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the JSON of one directory, if no file of them is missing or changed.
 
     Raises:
@@ -102,7 +103,7 @@ def read(path: files.Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       UserError: its format is too new.
       OSError: it cannot be read.
     """
-    path = files.absolute(path)
+    path = files.absolute(files.place(path))
     if not is_there(path):
         if is_there(_previous(path)):
             path = _previous(path)  # killed before `write` had put the new one in its place

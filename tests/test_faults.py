@@ -137,9 +137,9 @@ def test_a_run_is_not_waited_for_in_its_first_stretch(tmp_path):
             said = second.communicate()
         assert (second.returncode, said[0]) == (1, "") and said[1].count("\n") == 1, said
         assert f"is in use by process {process.pid} on " in said[1]
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (143, "", "error: interrupted\n")
+    assert (process.returncode, out, err) == (129, "", "error: interrupted\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -192,6 +192,21 @@ def test_a_signal_in_a_callback_is_not_lost(capfd):
         callback = Callback()
         del callback
         time.sleep(60)
+    assert capfd.readouterr().err == ""
+
+
+def test_signals_that_others_listen_to_are_theirs(monkeypatch, capfd):
+    heard_of = []
+    monkeypatch.setattr(signals, "PATIENCE", 0.0)
+    monkeypatch.setattr(signals.os, "_exit", lambda code: pytest.fail("it left"))
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard_of.append(number))
+    try:
+        with heard() as wanted, wanted.deferred():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.2)
+            assert wanted.signal is None and heard_of == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     assert capfd.readouterr().err == ""
 
 

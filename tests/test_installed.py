@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import orderscale_jax
+
 ROOT = Path(__file__).parents[1]
 NEEDED = (
     "py.typed",
@@ -72,3 +74,12 @@ def test_the_wheel_works_elsewhere(wheel, tmp_path):
     missing = orderscale("train", "--config=four_layer", "--workdir=run")
     assert "none of that name is shipped: there are three_layer, two_layer" in missing.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_all_that_the_package_offers_is_there():
+    offered = {name for names in orderscale_jax._ROOMS.values() for name in names}
+    assert offered == set(orderscale_jax.__all__) and offered < set(dir(orderscale_jax))
+    assert all(getattr(orderscale_jax, name) is not None for name in dir(orderscale_jax))
+    assert orderscale_jax.model.cut is orderscale_jax.cut
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        orderscale_jax.nothing  # noqa: B018

@@ -101,17 +101,19 @@ class OnSignal(Interruption):
     def watch(self, numbers: socket.socket):
         """Reads the numbers of signals as they come, in a thread of its own: the main thread may be busy
         for long in compiled code."""
-        first = numbers.recv(1)
-        if not first:
-            return
-        came = time.monotonic()
-        self.signal = self.signal or first[0]
-        if self._is_deferred:
-            name = signal.Signals(self.signal).name
-            _say(f"{name}: saving after the running stretch; Ctrl-C leaves at once")
-        threading.Thread(target=self._wait, daemon=True).start()
-        while number := numbers.recv(1):
-            if number[0] == signal.SIGINT and time.monotonic() - came > SAME:
+        came = None  # when the first of them did
+        while read := numbers.recv(1):
+            number = read[0]
+            if number not in SIGNALS:  # the alarm, or what others listen to
+                continue
+            if came is None:
+                came = time.monotonic()
+                self.signal = self.signal or number
+                if self._is_deferred:
+                    name = signal.Signals(self.signal).name
+                    _say(f"{name}: saving after the running stretch; Ctrl-C leaves at once")
+                threading.Thread(target=self._wait, daemon=True).start()
+            elif number == signal.SIGINT and time.monotonic() - came > SAME:
                 self._leave("left at once")
 
     def _wait(self):
@@ -168,7 +170,6 @@ def handled() -> Iterator[OnSignal]:
         sys.unraisablehook = hook
         if ALARM is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(ALARM, before.pop(ALARM))
         for number, handler in before.items():  # of a process that is ending, the next one is its end
             signal.signal(number, handler if wanted.signal is None else signal.SIG_DFL)
         signal.set_wakeup_fd(woken)
