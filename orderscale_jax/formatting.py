@@ -9,7 +9,12 @@ from orderscale_jax.graph import Edge, Graph
 NONE = "–"
 NO_BREAK = "\u00a0"  # space
 # What becomes of a row of attention in which an edge is cut, by mode of ablation.
-MODE_WORDS = {"renormalize": "row rescaled", "zero": "row left as it was"}
+MODE_WORDS = {
+    "renormalize": "row rescaled",
+    "zero": "row left as it was",
+    "mean": "mean message in its place",
+    "resample": "another list's message in its place",
+}
 
 
 def signed(value: float, digits: int = 1) -> str:

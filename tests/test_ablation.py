@@ -120,7 +120,7 @@ def _evaluate_anew(*arguments, evaluate=ablation.count_right.__wrapped__):
 def test_what_cannot_be_ablated():
     model = random_model(MODELS["scales, two layers"])
     lists = some_lists(model.config)
-    with pytest.raises(ValueError, match="mode must be one of renormalize, zero; got 'cut'"):
+    with pytest.raises(ValueError, match="mode must be one of renormalize, zero, mean, resample; got 'cut'"):
         ablate_edges(model, lists, "cut")
     with pytest.raises(ValueError, match="head 1 does not exist"):
         ablate_edges(model, lists, head=1)

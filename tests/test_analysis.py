@@ -12,9 +12,9 @@ from flax import nnx
 from orderscale_jax import analysis, formatting, load_pretrained
 from orderscale_jax.analysis import accuracy, circuit, difference, exchange, observation, separability
 from orderscale_jax.analysis.accuracy import accuracy_on
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, keep_weights, metrics
+from orderscale_jax.printing import Printable
 
 TWO_LAYERS = ModelConfig(n_layers=2, d_model=8, list_len=2, n_digits=5)
 VARIANT = ModelConfig(

@@ -236,6 +236,19 @@ COMMANDS = {
         ["import-torch", "--source=", "--output=new"],
         "--source is required, and it is empty",
     ),
+    "circuits: tolerance": (
+        ["circuits", "--checkpoint=three_layer", "--output=new", "--tolerance=1"],
+        "tolerance must be a fraction from 0 to below 1",
+    ),
+    "circuits: cuts": (
+        ["circuits", "--checkpoint=three_layer", "--output=new", "--cuts=zero,one"],
+        "mode must be one of renormalize, zero, mean, resample; got 'one'",
+    ),
+    "circuits: samples": (
+        ["circuits", "--checkpoint=three_layer", "--output=new", "--samples=1"],
+        "expected 2 or more",
+    ),
+    "circuits of nothing": (["circuits", "--checkpoint=none", "--output=new"], "there is no checkpoint at"),
     "import to nowhere": (["import-torch", "--source=text.npz", "--output="], "--output is required"),
     "import what is not there": (
         ["import-torch", "--source=x.npz", "--output=new"],
@@ -532,7 +545,7 @@ FUNCTIONS = {
     "observe: nothing": (lambda: analysis.observe(MODEL, LISTS[:0]), "give at least one list"),
     "observe: floats": (lambda: analysis.observe(MODEL, LISTS * 1.0), "lists must hold integers"),
     "observe: NaN": (lambda: analysis.observe(broken(), LISTS), "weights are not finite numbers"),
-    "ablate: mode": (lambda: analysis.ablate_edges(MODEL, LISTS, "mean"), "mode must be one of renormalize"),
+    "ablate: mode": (lambda: analysis.ablate_edges(MODEL, LISTS, "median"), "mode must be one of renormalize"),
     "ablate: swapped": (lambda: analysis.ablate_edges(LISTS, MODEL), "model must be a ListTransformer"),
     "ablate: nothing": (lambda: analysis.ablate_edges(MODEL, LISTS[:0]), "at least one list"),
     "ablate: head": (lambda: analysis.ablate_edges(MODEL, LISTS, head=2), "head 2 does not exist"),
@@ -548,7 +561,7 @@ FUNCTIONS = {
     "jointly: model": (lambda: analysis.ablate_jointly(MODEL, []), "observation must be an Observation, got"),
     "jointly: edge": (lambda: analysis.ablate_jointly(SEEN, ["L0 x<-d1"]), "edge 'L0 x<-d1' does not exist"),
     "jointly: one edge": (lambda: analysis.ablate_jointly(SEEN, "L1 o2<-o1"), "must be given as a list"),
-    "jointly: mode": (lambda: analysis.ablate_jointly(SEEN, [], "mean"), "mode must be one of"),
+    "jointly: mode": (lambda: analysis.ablate_jointly(SEEN, [], "median"), "mode must be one of"),
     "jointly: head": (lambda: analysis.ablate_jointly(SEEN, [], head=1), "head 1 does not exist"),
     "intervene: model": (lambda: analysis.intervene(MODEL), "observation must be an Observation"),
     "intervene: keep": (lambda: analysis.intervene(SEEN, keep=np.ones(3)), "keep must have shape"),

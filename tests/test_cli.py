@@ -117,14 +117,23 @@ def test_the_commands_are_listed(orderscale):
     code, out, err = orderscale()
     assert (code, err) == (0, "") and orderscale("--help") == orderscale("-h") == (code, out, err)
     named = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
-    assert named == ["train", "reproduce", "analyze", "import-torch", "sweep", "benchmark", "compile"]
+    assert named == [
+        "train",
+        "reproduce",
+        "analyze",
+        "circuits",
+        "import-torch",
+        "sweep",
+        "benchmark",
+        "compile",
+    ]
     assert max(map(len, out.splitlines())) <= 80
     version = orderscale("--version")
     assert version == (0, "orderscale 0.1.0\n", "")
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "reproduce", "analyze", "import-torch", "sweep", "benchmark", "compile"]
+    "command", ["train", "reproduce", "analyze", "circuits", "import-torch", "sweep", "benchmark", "compile"]
 )
 def test_help(command, orderscale):
     code, out, err = orderscale(command, "--help")

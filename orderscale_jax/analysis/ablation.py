@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import MODE_WORDS, columns, percent, points
 from orderscale_jax.graph import Edge, Graph
-from orderscale_jax.model import Interventions, ListTransformer, keep_weights, metrics, scales
+from orderscale_jax.model import MODES, Interventions, ListTransformer, keep_weights, metrics, scales
+from orderscale_jax.model.cuts import cutting, replacements
 from orderscale_jax.model.interventions import Pass, check_head, check_mode
 from orderscale_jax.model.scales import LogitTable, Scales
+from orderscale_jax.printing import Printable
 
 CHUNK_BYTES = 256 * 2**20  # of residuals or logits alive at once while variants run side by side
 ROUNDING = 1e-9  # of accuracy: an edge that costs just the tolerance is not critical, however it is rounded
@@ -35,7 +36,7 @@ class EdgeAblation(Printable):
     """What cutting each edge does to accuracy.
 
     Attributes:
-      mode: `renormalize` rescales the cut row to sum 1 (an emptied row stays 0), `zero` does not.
+      mode: what it means to cut an edge, see `model.cuts`.
       head: the head in which edges were cut; None for all.
       edges: every edge of the graph, by layer, query and key.
       live: bool [E]; a dead edge cannot reach any output.
@@ -91,15 +92,17 @@ def ablate_edges(
     *,
     head: int | None = None,
     tolerance: float = 0.01,
+    seed: int = 0,
 ) -> EdgeAblation:
     """Evaluates the intact model and every single-edge ablation on lists [B, n].
 
     Args:
       model: any model.
       lists: digits [B, n], also the targets.
-      mode: `renormalize` or `zero`.
+      mode: `renormalize` or `zero`, as published, or `mean` or `resample`, see `model.cuts`.
       head: cut in this head only; None cuts in all.
       tolerance: see `EdgeAblation`.
+      seed: of what `resample` draws.
 
     Raises:
       UserError: the mode or head does not exist, the tolerance is no fraction, or the lists do not fit the
@@ -116,7 +119,11 @@ def ablate_edges(
         raise UserError("ablation needs at least one list")
     graphdef, params = nnx.split(model)
     affordable = int((tolerance + ROUNDING) * lists.size)  # outputs that an edge may cost uncritically
-    intact, cut, rest = jax.device_get(count_right(graphdef, params, lists, mode, head, affordable))
+    if mode in MODES:
+        counts = jax.device_get(count_right(graphdef, params, lists, mode, head, affordable))
+    else:
+        counts = _count_replaced(model, np.asarray(lists), mode, head, affordable, seed)
+    intact, cut, rest = counts
     graph = config.graph
     live = np.array([graph.is_live(edge) for edge in graph.edges])
     correct = np.tile(intact, (len(graph.edges), 1))
@@ -213,6 +220,36 @@ def _cut_residuals(model: ListTransformer, lists, renormalize: bool, head: int |
     most = max(1, *map(len, by_layer.values()))
     counts = _sum_over_chunks(one_chunk, lists, 4 * config.n_positions * config.d_model * most)
     return counts[0], counts[1:]
+
+
+def _count_replaced(model: ListTransformer, lists, mode: str, head: int | None, affordable, seed: int):
+    """As `count_right`, for modes in which something stands in for the message of an edge that is cut."""
+    config, (graphdef, params) = model.config, nnx.split(model)
+    replaced = replacements(model, lists, mode, seed=seed, head=head)
+    size = max(1, CHUNK_BYTES // (8 * config.n_layers * config.n_positions * config.d_model))
+
+    def count(keep):
+        counts = 0
+        for start in range(0, len(lists), size):
+            part = slice(start, start + size)
+            given = replaced if replaced.shape[1] == 1 else replaced[:, part]
+            counts += np.asarray(_count_cut(graphdef, params, lists[part], np.float32(keep), given, head))
+        return counts
+
+    n_edges = len(config.graph.live_edges)
+    intact = count(np.ones(n_edges))
+    cut = (
+        np.stack([count(keep) for keep in 1 - np.eye(n_edges)]) if n_edges else np.zeros((0, config.list_len))
+    )
+    is_critical = (intact - cut).sum(-1) > affordable
+    return intact, cut, intact if is_critical.all() else count(is_critical)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _count_cut(graphdef, params, lists, keep, replaced, head: int | None):
+    """Lists right [n] where live edges weigh `keep` [E] and their replacements the rest."""
+    model = nnx.merge(graphdef, params)
+    return _count(model(lists, cutting(model.config, keep, False, replaced, head=head)), lists)
 
 
 def _sum_over_chunks(one_chunk, lists, bytes_per_list: int):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, percent
 from orderscale_jax.model import ListTransformer, metrics
+from orderscale_jax.printing import Printable
 
 LISTS_AT_ONCE = 4096
 

@@ -8,11 +8,11 @@ import itertools
 import numpy as np
 
 from orderscale_jax.analysis.observation import Observation, intervene
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model.interventions import check_index
+from orderscale_jax.printing import Printable
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -20,10 +20,10 @@ import numpy as np
 from flax import nnx
 
 from orderscale_jax.analysis.observation import Observation, chunks
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import count, enumerate_words
 from orderscale_jax.model import ModelConfig
+from orderscale_jax.printing import Printable
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

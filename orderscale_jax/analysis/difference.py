@@ -15,9 +15,9 @@ import numpy as np
 
 from orderscale_jax.analysis.circuit import Circuit, circuits
 from orderscale_jax.analysis.observation import Observation
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns, number, percent
+from orderscale_jax.printing import Printable
 
 ALPHAS = ((0.0, 1.0), (1.0, 0.0))  # (alpha_1, alpha_2) put into the difference
 

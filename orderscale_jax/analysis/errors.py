@@ -9,9 +9,9 @@ import math
 import numpy as np
 
 from orderscale_jax.analysis.observation import Outcome
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, count, percent
+from orderscale_jax.printing import Printable
 from orderscale_jax.task import check_lists
 
 N_FREQUENT = 10

@@ -14,9 +14,9 @@ import numpy as np
 from orderscale_jax.analysis.circuit import circuits
 from orderscale_jax.analysis.difference import with_alpha
 from orderscale_jax.analysis.observation import Observation, intervene
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, percent
+from orderscale_jax.printing import Printable
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 from orderscale_jax.analysis.errors import OutputErrors, output_errors
 from orderscale_jax.analysis.observation import Observation, Outcome, intervene
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import MODE_WORDS
 from orderscale_jax.graph import Edge, Graph
+from orderscale_jax.model.cuts import cutting, keep_vector, replacements
 from orderscale_jax.model.interventions import check_mode, keep_weights
+from orderscale_jax.printing import Printable
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -20,7 +21,7 @@ class JointAblation(Printable):
 
     Attributes:
       edges: the edges cut.
-      mode: `renormalize` rescaled the rest of a row to sum 1 (an emptied row stays 0), `zero` did not.
+      mode: what it meant to cut an edge, see `model.cuts`.
       head: the head they were cut in; None means all.
       outcome: predictions, loss and accuracies.
       errors: what each output says where it is wrong; `errors[1]` is o2's.
@@ -46,8 +47,12 @@ def ablate_jointly(
     edges: Iterable[tuple[int, int, int] | str],
     mode: str = "renormalize",
     head: int | None = None,
+    *,
+    seed: int = 0,
 ) -> JointAblation:
     """Cuts all `edges`, (layer, query, key) or `L1 o2<-o1` each, for every list in one forward pass.
+
+    What `mean` and `resample` put in the place of an edge is made of the observed lists, see `model.cuts`.
 
     Raises:
       UserError: an edge, the head or the mode does not exist.
@@ -55,6 +60,11 @@ def ablate_jointly(
     check_kind("observation", observation, Observation)
     check_mode(mode)
     edges = observation.graph.check(edges)
-    keep = keep_weights(observation.model.config, edges, head=head)
-    outcome = intervene(observation, keep=keep, renormalize=mode == "renormalize")
+    model, lists = observation.model, observation.lists
+    keep = keep_weights(model.config, edges, head=head)
+    replaced = replacements(model, lists, mode, seed=seed, head=head)
+    added = None
+    if replaced is not None:
+        added = cutting(model.config, keep_vector(observation.graph, edges), False, replaced).added
+    outcome = intervene(observation, keep=keep, renormalize=mode == "renormalize", added=added)
     return JointAblation(edges, mode, head, outcome, output_errors(observation.lists, outcome))

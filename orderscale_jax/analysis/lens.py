@@ -8,10 +8,10 @@ import numpy as np
 
 from orderscale_jax import task
 from orderscale_jax.analysis.observation import Observation
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns, percent
 from orderscale_jax.graph import position_names
+from orderscale_jax.printing import Printable
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

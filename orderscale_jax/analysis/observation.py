@@ -15,13 +15,13 @@ import numpy as np
 from flax import nnx
 
 from orderscale_jax import task
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import Interventions, ListTransformer, metrics
 from orderscale_jax.model.interventions import checked
 from orderscale_jax.model.numerics import matmul
+from orderscale_jax.printing import Printable
 
 CHUNK = 2048  # lists on the device at once, so that its memory does not grow with the validation set
 
@@ -139,24 +139,33 @@ def observe(model: ListTransformer, lists: np.ndarray) -> Observation:
 
 
 def intervene(
-    observation: Observation, *, keep=None, renormalize: bool = True, patterns=None, patterns_at=None
+    observation: Observation,
+    *,
+    keep=None,
+    renormalize: bool = True,
+    patterns=None,
+    patterns_at=None,
+    residuals=None,
+    residuals_at=None,
+    added=None,
 ) -> Outcome:
-    """Runs the observed model over the observed lists again, with patterns cut or replaced.
+    """Runs the observed model over the observed lists again, with something changed on the way.
 
-    Every analysis passes through one compiled function, so all four arguments are always filled in
-    with what changes nothing where they are not given.
+    Most analyses pass through one compiled function, so patterns and weights are always filled in with
+    what changes nothing where they are not given.
 
     Args:
       keep: weights [L, H|1, T, T] that multiply the patterns (`model.keep_weights`).
       renormalize: rescale the rows that `keep` changed so that they sum to 1 again.
       patterns: [L, B|1, H|1, T, T] to use instead of the model's own.
       patterns_at: bool [L, T, T], the edges at which they replace them; everywhere if not given.
+      residuals, residuals_at, added: as for `Interventions`.
 
     Raises:
       UserError: a shape, type or value is not as it must be.
     """
     check_kind("observation", observation, Observation)
-    given = Interventions(keep, renormalize, patterns, patterns_at)
+    given = Interventions(keep, renormalize, patterns, patterns_at, residuals, residuals_at, added)
     given = checked(given, observation.model.config, len(observation.lists))
     keep, patterns, patterns_at = given.keep, given.patterns, given.patterns_at
     L, _, H, T, _ = observation.patterns.shape
@@ -168,12 +177,20 @@ def intervene(
     patterns = np.broadcast_to(patterns, shape)
     keep = np.broadcast_to(np.float32(1) if keep is None else keep, (L, H, T, T))
 
+    def of_lists(array, indices):
+        if array is None:
+            return None
+        return jnp.asarray(array if array.shape[1] == 1 else np.asarray(array)[:, indices])
+
     def interventions(indices):
         return Interventions(
             keep=jnp.asarray(keep),
             renormalize=jnp.asarray(renormalize),
             patterns=jnp.asarray(patterns[:, indices]),
             patterns_at=jnp.asarray(patterns_at),
+            residuals=of_lists(given.residuals, indices),
+            residuals_at=given.residuals_at,
+            added=of_lists(given.added, indices),
         )
 
     seen = _in_chunks(observation.model, observation.lists, interventions)

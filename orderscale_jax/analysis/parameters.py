@@ -8,10 +8,10 @@ from collections.abc import Collection
 
 from flax import nnx
 
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns
 from orderscale_jax.model import ListTransformer, frozen_projections
+from orderscale_jax.printing import Printable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 
 from orderscale_jax.analysis.observation import Observation, chunks
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import columns, number, percent
+from orderscale_jax.printing import Printable
 
 HARD_MARGIN = 1e6  # C of the support vector machine; so large that no point may lie inside the margin
 MAX_LISTS = 5_000  # the machine's time grows with the square of its points

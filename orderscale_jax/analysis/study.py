@@ -23,7 +23,6 @@ from orderscale_jax.analysis.joint import JointAblation, ablate_jointly
 from orderscale_jax.analysis.lens import LogitLens, logit_lens
 from orderscale_jax.analysis.observation import Observation, observe
 from orderscale_jax.analysis.parameters import ParameterOverview, parameter_overview
-from orderscale_jax.analysis.printing import Printable
 from orderscale_jax.analysis.separability import (
     Reconstruction,
     Separability,
@@ -32,6 +31,7 @@ from orderscale_jax.analysis.separability import (
 )
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model import MODES, ListTransformer, ModelConfig
+from orderscale_jax.printing import Printable
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

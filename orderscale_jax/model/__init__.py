@@ -3,7 +3,7 @@ changed on the way through it.
 """
 
 from orderscale_jax.model.config import ModelConfig
-from orderscale_jax.model.interventions import MODES, Interventions, Trace, cut, keep_weights, patch
+from orderscale_jax.model.interventions import CUTS, MODES, Interventions, Trace, cut, keep_weights, patch
 from orderscale_jax.model.transformer import (
     ListTransformer,
     array_names,
@@ -14,6 +14,7 @@ from orderscale_jax.model.transformer import (
 )
 
 __all__ = [
+    "CUTS",
     "MODES",
     "Interventions",
     "ListTransformer",

@@ -23,7 +23,8 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Edge
 from orderscale_jax.model.config import ModelConfig
 
-MODES = ("renormalize", "zero")  # what becomes of the rest of a row in which an edge is cut
+MODES = ("renormalize", "zero")  # what becomes of the rest of a row in which an edge is cut, as published
+CUTS = (*MODES, "mean", "resample")  # every meaning of a cut, see `model.cuts`
 SMALLEST_ROW_SUM = 1e-12  # as published: a cut row with less left than this counts as nearly emptied
 
 
@@ -41,6 +42,8 @@ class Interventions:
       residuals: residuals [L+1, B|1, T, D] to use instead of those entering layer 0 … L-1 and
         of the final ones (index L).
       residuals_at: bool [L+1, T], the positions at which `residuals` replace; needed with them.
+      added: vectors [L, B|1, T, D] added to what a position reads in layer 0 … L-1: a direction to steer
+        along, or the messages that stand in for those of edges that are cut.
     """
 
     keep: jax.Array | None = None
@@ -49,6 +52,7 @@ class Interventions:
     patterns_at: jax.Array | None = None
     residuals: jax.Array | None = None
     residuals_at: jax.Array | None = None
+    added: jax.Array | None = None
 
 
 def cut(
@@ -109,9 +113,9 @@ def check_head(config: ModelConfig, head: int | None):
 
 
 def check_mode(mode: str):
-    """UserError unless `mode` is one of MODES."""
-    if mode not in MODES:
-        raise UserError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+    """UserError unless `mode` is one of CUTS."""
+    if mode not in CUTS:
+        raise UserError(f"mode must be one of {', '.join(CUTS)}; got {mode!r}")
 
 
 def check_index(what: str, value: Any, count: int) -> int:
@@ -147,6 +151,7 @@ def checked(interventions: Interventions, config: ModelConfig, n_lists: int) -> 
         "patterns_at": (L, T, T),
         "residuals": (L + 1, {1, n_lists}, T, D),
         "residuals_at": (L + 1, T),
+        "added": (L, {1, n_lists}, T, D),
     }
     arrays = {}
     for name, shape in shapes.items():
@@ -226,8 +231,8 @@ class Trace:
 class Pass:
     """One forward pass: changes on the way what its interventions say, and keeps what is to be seen.
 
-    The model calls it in three places: with the stations that enter a layer, with the pattern of every
-    read, and where a station reads nothing.
+    The model calls it in four places: with the stations that enter a layer, with the pattern of every
+    read, where a station reads nothing, and with what each has read.
     """
 
     def __init__(self, interventions: Interventions | None = None, *, n_lists: int = 0, trace: bool = False):
@@ -265,6 +270,13 @@ class Pass:
             self._put(self._scores, layer, -jnp.inf, scores, (rows, columns))
             self._put(self._patterns, layer, 0.0, pattern, (rows, columns))
         return pattern
+
+    def receive(self, layer: int, rows: slice, message):
+        """What the stations at `rows` get where `message` [B|1, positions, D] is what they read."""
+        given = self.interventions
+        if message is None or given is None or given.added is None:
+            return message
+        return message + given.added[layer][:, rows]
 
     def silence(self, layer: int, positions, scores):
         """Scores [B|1, H, Q] of positions for themselves, which published models compute and discard."""

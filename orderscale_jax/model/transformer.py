@@ -128,12 +128,17 @@ class Block(nnx.Module):
         ]
         if run.traces and self.layer == 0:
             run.silence(self.layer, self.config.graph.outputs, self.attn.own_scores(outputs))
+        messages = [
+            run.receive(self.layer, rows, message)
+            for rows, message in zip((at_digits, at_sep, at_outputs), messages, strict=True)
+        ]
         return tuple(
-            station if message is None else self._feed_forward(station + message)
+            station if message is None else self.feed_forward(station + message)
             for station, message in zip(stations, messages, strict=True)
         )
 
-    def _feed_forward(self, x):
+    def feed_forward(self, x):
+        """A residual [..., D] after what follows attention: the MLP, if there is one."""
         if self.mlp is None:
             return x
         return x + self.mlp(self.ln2(x) if self.ln2 else x)
@@ -161,18 +166,18 @@ class Attention(nnx.Module):
 
         `readable` [Q, K] is the mask; `use(scores, pattern)` [B|1, H, Q, K] gives the pattern to use.
         """
-        q = self._project(queries, "Q")
+        q = self.project(queries, "Q")
         scores = _concatenate(
-            [einsum("...qhc,...khc->...hqk", q, self._project(x, "K")) for x in sources], axis=-1
+            [einsum("...qhc,...khc->...hqk", q, self.project(x, "K")) for x in sources], axis=-1
         )
         scores = jnp.where(readable, scores / np.sqrt(self.config.d_head), -jnp.inf)
         pattern = use(scores, jax.nn.softmax(scores))
         start, mixed = 0, 0.0
         for x in sources:
             share = pattern[..., start : start + x.shape[-2]]
-            mixed = mixed + einsum("...hqk,...khc->...qhc", share, self._values(x))
+            mixed = mixed + einsum("...hqk,...khc->...qhc", share, self.values(x))
             start += x.shape[-2]
-        return self._output(mixed)
+        return self.write(mixed) + self.silence()
 
     def silence(self):
         """What a station that reads nothing receives: the output bias [1, 1, D], or zero."""
@@ -180,10 +185,10 @@ class Attention(nnx.Module):
 
     def own_scores(self, queries):
         """Scores [B|1, H, Q] of queries [B|1, Q, D] for themselves."""
-        scores = einsum("...qhc,...qhc->...hq", self._project(queries, "Q"), self._project(queries, "K"))
+        scores = einsum("...qhc,...qhc->...hq", self.project(queries, "Q"), self.project(queries, "K"))
         return scores / np.sqrt(self.config.d_head)
 
-    def _project(self, x, name):
+    def project(self, x, name):
         """Queries or keys [..., H, C] of x [..., D]."""
         projected = einsum("...d,hdc->...hc", x, getattr(self, f"W_{name}")[...])
         if not self.config.bias:
@@ -193,7 +198,7 @@ class Attention(nnx.Module):
         # zero, and the rounding that would stand in its place is what AdamW amplifies.
         return projected + (jax.lax.stop_gradient(bias) if name == "K" else bias)
 
-    def _values(self, x):
+    def values(self, x):
         """Values [..., H, C] of x [..., D]."""
         heads, d_head = self.config.n_heads, self.config.d_head
         if self.config.learn_wv:
@@ -204,16 +209,14 @@ class Attention(nnx.Module):
             values = jnp.broadcast_to(x[..., None, :d_head], (*x.shape[:-1], heads, d_head))
         return values + self.b_V[...] if self.config.bias else values
 
-    def _output(self, mixed):
-        """Writes mixed values [..., H, C] to the residual stream [..., D]."""
+    def write(self, mixed):
+        """What mixed values [..., H, C] add to the residual stream [..., D], without the output bias."""
         if self.config.learn_wo:
-            message = einsum("...hc,hcd->...d", mixed, self.W_O[...])
-        elif self.config.frozen_heads == "block":
-            message = mixed.reshape(*mixed.shape[:-2], self.config.d_model)
-        else:
-            padding = [(0, 0)] * (mixed.ndim - 2) + [(0, self.config.d_model - self.config.d_head)]
-            message = jnp.pad(mixed.sum(-2), padding)
-        return message + self.b_O[...] if self.config.bias else message
+            return einsum("...hc,hcd->...d", mixed, self.W_O[...])
+        if self.config.frozen_heads == "block":
+            return mixed.reshape(*mixed.shape[:-2], self.config.d_model)
+        padding = [(0, 0)] * (mixed.ndim - 2) + [(0, self.config.d_model - self.config.d_head)]
+        return jnp.pad(mixed.sum(-2), padding)
 
 
 class MLP(nnx.Module):

@@ -1,0 +1,62 @@
+"""Circuits as plain numbers, lists and dictionaries that JSON can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orderscale_jax.circuits.games import Circuits, find_circuits
+from orderscale_jax.circuits.sampling import SampledShapley, Search
+from orderscale_jax.circuits.table import MEASURES, CircuitTable
+from orderscale_jax.files import plain
+
+
+def tabulate_circuits(table: CircuitTable, found: Circuits) -> dict[str, Any]:
+    """One mode of `exact_circuit` in `results.json`.
+
+    Returns:
+      `edges` [[layer, query, key], …]; by index of a set, whose bit i means that edge i is kept,
+      `accuracy_by_subset` and the other measures; circuits as lists of indices of edges.
+    """
+    n_outputs = table.accuracy.shape[1]
+    each = [find_circuits(table, output=i, tolerance=found.tolerance) for i in range(n_outputs)]
+    return plain(
+        {
+            "edges": table.edges,
+            "n_lists": table.n_lists,
+            "tolerance": found.tolerance,
+            **{f"{name}_by_subset": table.values(name) for name in MEASURES},
+            "worst_list": {
+                name: table.worst[name] for name in ("accuracy", "loss", "logit_difference", "kl")
+            },
+            "shapley": found.shapley,
+            "shapley_by_output": [of.shapley for of in each],
+            "interactions": found.interactions,
+            "pairs": found.pairs,
+            "minimal_circuits": [_indices(found, x) for x in found.minimal],
+            "minimal_circuits_by_output": [[_indices(of, x) for x in of.minimal] for of in each],
+            "smallest_circuits": [_indices(found, x) for x in found.smallest],
+            "damaging_cuts": [_indices(found, x) for x in found.damaging],
+        }
+    )
+
+
+def tabulate_samples(shapley: SampledShapley, search: Search) -> dict[str, Any]:
+    """One mode of `sampled_circuit`, for models with too many edges."""
+    return plain(
+        {
+            "edges": shapley.graph.live_edges,
+            "n_orders": shapley.n_orders,
+            "shapley": shapley.shapley,
+            "standard_error": shapley.standard_error,
+            "intact": shapley.intact,
+            "empty": shapley.empty,
+            "search": search.how,
+            "tolerance": search.tolerance,
+            "circuits": [[i for i, kept in enumerate(row) if kept] for row in search.found],
+            "circuits_accuracy": search.worth,
+        }
+    )
+
+
+def _indices(found: Circuits, index: int) -> list[int]:
+    return [i for i in range(len(found.graph.live_edges)) if index >> i & 1]

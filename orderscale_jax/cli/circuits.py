@@ -1,0 +1,93 @@
+"""Tries every set of a model's edges: its circuits, exactly.
+
+    orderscale circuits --checkpoint=three_layer --output=circuits
+
+Written to the output directory: results.json, with the accuracy of every set, the
+minimal circuits and the Shapley value of every edge, for each meaning of a cut.
+Models with more than 16 live edges have too many sets: --samples=200 draws so
+many random orders of the edges, and searches greedily.
+"""
+
+from __future__ import annotations
+
+from tqdm.auto import tqdm
+
+from orderscale_jax import files
+from orderscale_jax.circuits import (
+    circuit_table,
+    find_circuits,
+    greedy_circuit,
+    sample_shapley,
+    tabulate_circuits,
+    tabulate_samples,
+)
+from orderscale_jax.circuits.games import check_tolerance
+from orderscale_jax.circuits.table import check_exact
+from orderscale_jax.cli import arguments, machine, studied
+from orderscale_jax.config import task_config
+from orderscale_jax.model import MODES
+from orderscale_jax.model.interventions import check_mode
+from orderscale_jax.task import make_split
+
+CHECKPOINT = studied.define_checkpoint()
+OUTPUT = arguments.define("output", "str", None, "the directory for what is found.", shown="DIR")
+EXAMPLES = studied.define_examples()
+CUTS = arguments.define(
+    "cuts",
+    "str",
+    ",".join(MODES),
+    "what it means to cut an edge, one or more of renormalize, zero, mean and resample, with commas.",
+)
+TOLERANCE = arguments.define(
+    "tolerance", "float", 0.01, "a set of edges is sufficient within so much of the model's accuracy."
+)
+SAMPLES = arguments.define(
+    "samples", "int", None, "draw so many random orders instead of trying every set.", least=2, shown="NUMBER"
+)
+SEED = arguments.define("seed", "int", 0, "of what is drawn at random.", least=0)
+
+
+def main():
+    checkpoint, output = arguments.required(CHECKPOINT), arguments.required(OUTPUT)
+    check_tolerance(TOLERANCE.value)
+    modes = list(dict.fromkeys(mode.strip() for mode in CUTS.value.split(",")))
+    for mode in modes:
+        check_mode(mode)
+    machine.use_compilation_cache()
+    model, config, name = studied.load(checkpoint)
+    lists = studied.examples(make_split(task_config(config)), EXAMPLES.value)
+    if SAMPLES.value is None:
+        check_exact(len(model.config.graph.live_edges), len(lists))
+    with machine.output_directory(output) as directory:
+        results = {"name": name, "n_val_used": len(lists)}
+        one = exact if SAMPLES.value is None else sampled
+        key = "exact_circuit" if SAMPLES.value is None else "sampled_circuit"
+        results[key] = {mode: one(model, lists, mode) for mode in modes}
+        files.write_json(directory / "results.json", results)
+    print(directory / "results.json")
+
+
+def exact(model, lists, mode: str):
+    """Prints what is found about every set, and returns it for `results.json`."""
+    with _bar(len(lists), "list", mode) as bar:
+        table = circuit_table(model, lists, mode, seed=SEED.value, progress=_shown(bar))
+    found = find_circuits(table, tolerance=TOLERANCE.value)
+    print(found.table(), end="\n\n", flush=True)
+    return tabulate_circuits(table, found)
+
+
+def sampled(model, lists, mode: str):
+    """Prints what is found in random orders and by a greedy search, and returns it for `results.json`."""
+    with _bar(SAMPLES.value, "order", mode) as bar:
+        shapley = sample_shapley(model, lists, SAMPLES.value, mode, seed=SEED.value, progress=_shown(bar))
+    search = greedy_circuit(model, lists, mode, tolerance=TOLERANCE.value, seed=SEED.value)
+    print(f"{shapley.table()}\n{search.table()}", end="\n\n", flush=True)
+    return tabulate_samples(shapley, search)
+
+
+def _bar(total: int, unit: str, mode: str) -> tqdm:
+    return tqdm(total=total, unit=unit, desc=mode, disable=None, dynamic_ncols=True)
+
+
+def _shown(bar: tqdm):
+    return lambda done, _: bar.update(done - bar.n)

@@ -1,0 +1,60 @@
+"""Which model a command studies, and on which lists."""
+
+from __future__ import annotations
+
+import numpy as np
+from absl import flags
+
+from orderscale_jax import files
+from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, pretrained_names
+from orderscale_jax.cli import arguments
+from orderscale_jax.errors import UserError
+from orderscale_jax.task import Split
+from orderscale_jax.training.claim import SUMMARY
+
+
+def define_checkpoint() -> flags.FlagHolder:
+    """The flag --checkpoint, for `load`."""
+    meaning = f"the directory of a checkpoint, or a model that is shipped: {', '.join(pretrained_names())}."
+    return arguments.define("checkpoint", "str", None, meaning, shown="DIR")
+
+
+def define_examples() -> flags.FlagHolder:
+    """The flag --examples, for `examples`."""
+    meaning = "use only the first so many validation lists."
+    return arguments.define("examples", "int", None, meaning, least=1, shown="NUMBER")
+
+
+def examples(split: Split, wanted: int | None) -> np.ndarray:
+    """The first so many validation lists, all of them for None; UserError if there are fewer."""
+    there_are = len(split.validation)
+    if wanted is not None and wanted > there_are:
+        raise UserError(f"--examples={wanted} asks for more than the {there_are} validation lists there are")
+    return split.validation[:wanted]
+
+
+def load(checkpoint: str):
+    """Model, configuration and name of a checkpoint or of a shipped model.
+
+    Raises:
+      UserError: there is none, or it is another kind of file or directory.
+    """
+    path = files.place(checkpoint)
+    if checkpoint in pretrained_names() and not path.exists():
+        return *load_pretrained(checkpoint), checkpoint
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file, not the directory of a checkpoint: turn .pt and .npz files into one with "
+            f"orderscale import-torch --source={path} --output=DIR"
+        )
+    if not path.exists():
+        names = ", ".join(pretrained_names()) or "none"
+        raise UserError(
+            f"there is no checkpoint at {files.absolute(path)}, and no shipped model of that name ({names})"
+        )
+    if (path / SUMMARY).is_file() and (path / "checkpoint").is_dir():
+        raise UserError(f"{path} is the directory of a run: its checkpoint is {path / 'checkpoint'}")
+    model, config = load_checkpoint(path)
+    resolved = files.absolute(path)
+    name = resolved.parent.name if resolved.name == "checkpoint" else resolved.name
+    return model, config, config.get("name", "") or name

@@ -1,0 +1,314 @@
+"""Exact circuits: the table of all sets of edges, and what follows from a game on them."""
+
+import itertools
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from orderscale_jax.analysis import ablate_edges, ablate_jointly, observe
+from orderscale_jax.circuits import (
+    MEASURES,
+    all_sets,
+    circuit_table,
+    find_circuits,
+    greedy_circuit,
+    interactions,
+    inverse_moebius,
+    minimal_sets,
+    moebius,
+    pair_kinds,
+    sample_shapley,
+    score_sets,
+    search_circuits,
+    shapley_values,
+)
+from orderscale_jax.convert import from_torch, read_arrays
+from orderscale_jax.errors import UserError
+from orderscale_jax.model import CUTS, ListTransformer, ModelConfig, metrics
+from orderscale_jax.model.cuts import cutting, donors, replacements
+from orderscale_jax.task import TaskConfig, make_split
+from tests.test_reference import REFERENCE
+
+VARIANTS = {
+    "plain": {},
+    "three layers": {"n_layers": 3},
+    "one layer": {"n_layers": 1},
+    "three digits": {"list_len": 3},
+    "LayerNorm, biases": {"layer_norm": True, "bias": True},
+    "MLP, learned projections": {"mlp": True, "learn_wv": True, "learn_wo": True},
+    "heads": {"n_heads": 2, "frozen_heads": "block"},
+}
+
+
+def _model(**options) -> ListTransformer:
+    config = ModelConfig(**{"d_model": 8, "list_len": 2, "n_digits": 6, **options})
+    model = ListTransformer(config, rngs=nnx.Rngs(params=3))
+    # larger weights, so that attention differs from edge to edge
+    nnx.update(model, jax.tree.map(lambda x: 3 * x + 0.1, nnx.state(model, nnx.Param)))
+    return model
+
+
+def _lists(model, count=13, seed=0):
+    config = model.config
+    return np.random.default_rng(seed).integers(0, config.n_digits, (count, config.list_len)).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("variant", "mode"),
+    [
+        *itertools.product(["plain"], CUTS),
+        *itertools.product(["three layers", "heads"], ["renormalize", "mean"]),
+        *itertools.product(["LayerNorm, biases", "MLP, learned projections", "three digits"], ["resample"]),
+        ("one layer", "zero"),
+    ],
+)
+def test_every_row_is_a_forward_pass(variant, mode):
+    model = _model(**VARIANTS[variant])
+    lists = _lists(model)
+    edges = model.config.graph.live_edges
+    kept = all_sets(len(edges))
+    if len(kept) > 64:
+        kept = kept[np.random.default_rng(1).choice(len(kept), 40, replace=False)]
+    table = score_sets(model, lists, kept, mode, seed=5)
+    replaced = replacements(model, lists, mode, seed=5)
+
+    @jax.jit
+    def logits_of(keep):
+        return model(lists, cutting(model.config, keep, mode == "renormalize", replaced))
+
+    intact = jax.nn.log_softmax(model(lists))
+    for row, keep in enumerate(kept):
+        logits = logits_of(keep.astype(np.float32))
+        right = np.asarray(metrics.is_correct(logits, lists))
+        np.testing.assert_array_equal(table.correct(row), right)
+        losses = np.asarray(metrics.token_losses(logits, lists))
+        others = np.where(np.arange(logits.shape[-1]) == lists[..., None], -np.inf, logits)
+        margins = np.take_along_axis(np.asarray(logits), lists[..., None], -1)[..., 0] - others.max(-1)
+        kl = np.asarray((np.exp(intact) * (intact - jax.nn.log_softmax(logits))).sum(-1))
+        for name, found in {"loss": losses, "logit_difference": margins, "kl": kl}.items():
+            np.testing.assert_allclose(getattr(table, name)[row], found.mean(0), rtol=1e-4, atol=1e-4)
+            worst = found.mean(1).min() if name == "logit_difference" else found.mean(1).max()
+            np.testing.assert_allclose(table.worst[name][row], worst, rtol=1e-4, atol=1e-4)
+        assert table.list_accuracy[row] == right.all(1).mean()
+        assert table.worst["accuracy"][row] == pytest.approx(right.mean(1).min())
+        assert table.worst["list_accuracy"][row] == right.all(1).min()
+
+
+@pytest.mark.parametrize(
+    ("variant", "mode"),
+    [
+        *itertools.product(["plain"], CUTS),
+        ("three layers", "zero"),
+        ("three layers", "resample"),
+        ("LayerNorm, biases", "renormalize"),
+        ("LayerNorm, biases", "mean"),
+    ],
+)
+def test_single_and_joint_ablations_are_rows(variant, mode):
+    model = _model(**VARIANTS[variant])
+    lists = _lists(model, 50)
+    table, edges = circuit_table(model, lists, mode), model.config.graph.live_edges
+    full, seen = len(table.kept) - 1, observe(model, lists)
+    found = ablate_edges(model, lists, mode)
+    for i, edge in enumerate(edges):
+        row = full - 2**i
+        np.testing.assert_allclose(
+            table.accuracy[row], found.position_accuracies[found.edges.index(edge)], atol=1e-12
+        )
+    for row in np.random.default_rng(0).choice(full, 10):
+        cut = [edge for i, edge in enumerate(edges) if not row >> i & 1]
+        outcome = ablate_jointly(seen, cut, mode).outcome
+        np.testing.assert_array_equal(outcome.correct, table.correct(row))
+        assert outcome.loss == pytest.approx(table.values("loss")[row], rel=1e-4)
+
+
+def test_parts_and_progress_do_not_change_the_table(monkeypatch):
+    model = _model(n_layers=3)
+    lists, told = _lists(model, 37), []
+    whole = circuit_table(model, lists, "resample")
+    monkeypatch.setattr("orderscale_jax.circuits.table.CHUNK_BYTES", 1)
+    parts = circuit_table(model, lists, "resample", progress=lambda done, of: told.append((done, of)))
+    assert told == [(i, 37) for i in range(1, 38)]
+    for name in MEASURES:
+        np.testing.assert_allclose(parts.values(name), whole.values(name), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(parts.worst[name], whole.worst[name], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(parts.correct(77), whole.correct(77))
+
+
+def test_what_stands_in_for_a_message():
+    model = _model(n_heads=2, bias=True)
+    lists = _lists(model, 9)
+    mean = replacements(model, lists, "mean")
+    drawn = replacements(model, lists, "resample", seed=2)
+    assert mean.shape == (5, 1, 8) and drawn.shape == (5, 9, 8)
+    np.testing.assert_allclose(drawn.mean(1), mean[:, 0], atol=1e-5)  # each list is drawn once
+    chosen = donors(9, 2)
+    assert sorted(chosen) == list(range(9)) and (chosen != np.arange(9)).all()
+    heads = sum(replacements(model, lists, "resample", seed=2, head=h) for h in range(2))
+    np.testing.assert_allclose(heads, drawn, atol=1e-5)
+    assert replacements(model, lists, "zero") is None
+
+
+@pytest.mark.parametrize("mode", CUTS)
+def test_a_cut_of_every_head_in_turn_is_a_cut_of_all(mode):
+    model = _model(n_heads=2)
+    lists = _lists(model)
+    if mode == "renormalize":
+        return
+    per_head = [replacements(model, lists, mode, head=h) for h in range(2)]
+    whole = replacements(model, lists, mode)
+    ones = np.ones(5, np.float32)
+    for e in range(5):
+        keep = ones - np.eye(5, dtype=np.float32)[e]
+        parts = [cutting(model.config, keep, False, r, head=h) for h, r in enumerate(per_head)]
+        both = cutting(model.config, keep, False, whole)
+        product = parts[0].keep * parts[1].keep
+        np.testing.assert_array_equal(product, np.broadcast_to(both.keep, product.shape))
+        if whole is not None:
+            np.testing.assert_allclose(parts[0].added + parts[1].added, both.added, atol=1e-5)
+
+
+THREE = np.array([0, 1, 0, 3, 2, 3, 2, 8.0])  # worth of {}, a, b, ab, c, ac, bc, abc
+
+
+def test_a_game_of_three_edges_by_hand():
+    # dividends: a 1, b 0, c 2, ab 2, ac 0, bc 0, abc 8 - (1 + 2 + 2) = 3
+    np.testing.assert_array_equal(moebius(THREE), [0, 1, 0, 2, 2, 0, 0, 3])
+    np.testing.assert_allclose(shapley_values(THREE), [1 + 1 + 1, 1 + 1, 2 + 1])
+    pairs = interactions(THREE)
+    assert pairs[0, 1] == 2 + 1.5 and pairs[0, 2] == 1.5 and pairs[1, 2] == 1.5
+    assert minimal_sets(THREE >= 3) == (3, 5)
+    assert minimal_sets(~(THREE >= 3)[::-1]) == (1, 6)  # without a, or without both b and c
+    # cut from abc (8): a costs 6, b 5, c 5; ab 6, ac 8, bc 7: each less than its two together
+    assert pair_kinds(THREE, 0.5) == {"and": 3, "or": 0, "additive": 0, "idle": 0}
+
+
+def test_an_or_game_and_an_idle_edge():
+    values = np.array([0, 1, 1, 1] * 2, float)  # a or b; c does nothing
+    assert minimal_sets(values >= 1) == (1, 2)
+    assert minimal_sets(~(values >= 1)[::-1]) == (3,)
+    assert pair_kinds(values, 0.01) == {"and": 0, "or": 1, "additive": 0, "idle": 2}
+    assert interactions(values)[0, 1] == -1
+    np.testing.assert_allclose(shapley_values(values), [0.5, 0.5, 0])
+
+
+def test_games_of_any_values():
+    rng = np.random.default_rng(0)
+    for n_edges in range(7):
+        values = rng.normal(size=2**n_edges)
+        np.testing.assert_allclose(inverse_moebius(moebius(values)), values, atol=1e-10)
+        shapley = shapley_values(values)
+        assert shapley.sum() == pytest.approx(values[-1] - values[0])
+        for e in range(n_edges):  # the definition: the mean over all orders
+            orders = list(itertools.permutations(range(n_edges)))[:720]
+            if n_edges <= 5:
+                gains = []
+                for order in orders:
+                    before = sum(1 << x for x in order[: order.index(e)])
+                    gains.append(values[before | 1 << e] - values[before])
+                assert shapley[e] == pytest.approx(np.mean(gains))
+        wanted = rng.random(2**n_edges) < 0.4
+        found = set(minimal_sets(wanted))
+        for s in range(2**n_edges):
+            below = any(wanted[t] for t in range(s) if t & s == t)
+            assert (s in found) == (bool(wanted[s]) and not below)
+
+
+def test_samples_come_near_the_exact_values():
+    model = _model(n_layers=3)
+    lists = _lists(model, 30)
+    exact = find_circuits(circuit_table(model, lists, "zero", seed=1), measure="loss").shapley
+    told = []
+    found = sample_shapley(
+        model, lists, 400, "zero", measure="loss", seed=1, progress=lambda done, of: told.append(done)
+    )
+    assert told == [315, 400]
+    assert found.shapley.sum() == pytest.approx(found.intact - found.empty)
+    off = np.abs(found.shapley - exact)
+    assert (off <= 4 * found.standard_error + 1e-6).all()
+    assert (found.standard_error < 0.5 * np.abs(exact).max()).all()
+    again = sample_shapley(model, lists, 400, "zero", measure="loss", seed=2)
+    spread = (found.shapley - again.shapley) / np.hypot(found.standard_error, again.standard_error)
+    assert 0.3 < np.nanstd(spread) < 2.5  # the errors are of the size that they say
+
+
+def test_searches_find_what_the_table_has():
+    model = _model(n_layers=3)
+    lists = _lists(model, 30)
+    table = circuit_table(model, lists)
+    # of this measure a set can lose much, so that some are sufficient and some are not
+    tolerance = float(np.quantile(table.values("loss"), 0.3) - table.values("loss")[-1])
+    exact = find_circuits(table, measure="loss", tolerance=max(tolerance, 0.0))
+    few = search_circuits(model, lists, 4, measure="loss", tolerance=max(tolerance, 0.0))
+    assert few.n_sets == 1 + sum(math.comb(12, k) for k in range(5))
+    found = {int(sum(1 << i for i in np.flatnonzero(row))) for row in few.found}
+    assert found == {x for x in exact.minimal if x.bit_count() <= 4}
+    greedy = greedy_circuit(model, lists, measure="loss", tolerance=max(tolerance, 0.0))
+    index = int(sum(1 << i for i in np.flatnonzero(greedy.found[0])))
+    values = -table.values("loss")
+    least = values[-1] - max(tolerance, 0.0)
+    assert values[index] >= least - 1e-4
+    assert all(values[index ^ 1 << i] < least + 1e-4 for i in np.flatnonzero(greedy.found[0]))
+
+
+def _cases():
+    found = sorted((REFERENCE / "circuits").glob("*.json")) if REFERENCE.is_dir() else []
+    if not found:
+        return [
+            pytest.param(None, marks=pytest.mark.skip(reason=f"{REFERENCE} holds no circuits"), id="none")
+        ]
+    return [pytest.param(path, id=path.stem) for path in found]
+
+
+@pytest.mark.parametrize("path", _cases())
+def test_published_models_by_brute_force(path):
+    said = json.loads(path.read_text())
+    model, _ = from_torch(read_arrays(REFERENCE / f"{path.stem}_weights.npz"))
+    config = model.config
+    lists = make_split(TaskConfig(list_len=config.list_len, n_digits=config.n_digits)).validation
+    lists = lists[: said["n_lists"]]
+    modes = [mode for mode in CUTS if mode in said]
+    assert modes
+    for mode in modes:
+        table = circuit_table(model, lists, mode)
+        assert [list(edge) for edge in table.edges] == said["edges"]
+        off = np.abs(table.values() - said[mode]["accuracy"]) * lists.size
+        assert off.max() <= config.list_len + 1e-6  # one list
+        found = find_circuits(table)
+        np.testing.assert_allclose(found.shapley, said[mode]["shapley"], atol=1e-3)
+        minimal = {tuple(i for i in range(len(table.edges)) if x >> i & 1) for x in found.minimal}
+        assert minimal == set(map(tuple, said[mode]["subset_minimal"]))
+
+
+def test_what_is_wrong_is_said():
+    model = _model()
+    lists = _lists(model)
+    table = circuit_table(model, lists)
+    for wrong, said in {
+        lambda: circuit_table(model, lists[:0]): "at least one",
+        lambda: circuit_table(model, lists, "off"): "renormalize, zero, mean, resample",
+        lambda: circuit_table(model, lists[:1], "resample"): "at least two",
+        lambda: score_sets(model, lists, all_sets(4)): r"\[K, 5\]",
+        lambda: score_sets(model, lists, all_sets(5).astype(int)): "truth values",
+        lambda: circuit_table(
+            _model(n_layers=3, list_len=3), _lists(_model(list_len=3))
+        ): r"2\^22.*hours.*samples",
+        lambda: find_circuits(table, tolerance=1.0): "from 0 to below 1",
+        lambda: find_circuits(table, tolerance=-0.1): "from 0 to below 1",
+        lambda: find_circuits(table, tolerance=float("nan")): "from 0 to below 1",
+        lambda: find_circuits(table, measure="acc"): "measure must be one of",
+        lambda: find_circuits(table, output=2): "0 … 1",
+        lambda: find_circuits(table, measure="list_accuracy", output=0): "all outputs together",
+        lambda: find_circuits(score_sets(model, lists, all_sets(5)[:9])): "all sets",
+        lambda: find_circuits(model): "CircuitTable",
+        lambda: sample_shapley(model, lists, 1): "two orders or more",
+        lambda: search_circuits(model, lists, 6): "from 0 to 5",
+        lambda: search_circuits(_model(n_layers=3, list_len=3), lists, 20): "greedy_circuit",
+        lambda: moebius(np.zeros(3)): r"2\^E",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            wrong()
