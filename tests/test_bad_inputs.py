@@ -545,7 +545,7 @@ FUNCTIONS = {
     "observe: nothing": (lambda: analysis.observe(MODEL, LISTS[:0]), "give at least one list"),
     "observe: floats": (lambda: analysis.observe(MODEL, LISTS * 1.0), "lists must hold integers"),
     "observe: NaN": (lambda: analysis.observe(broken(), LISTS), "weights are not finite numbers"),
-    "ablate: mode": (lambda: analysis.ablate_edges(MODEL, LISTS, "median"), "mode must be one of renormalize"),
+    "ablate: mode": (lambda: analysis.ablate_edges(MODEL, LISTS, "median"), "mode must be one of"),
     "ablate: swapped": (lambda: analysis.ablate_edges(LISTS, MODEL), "model must be a ListTransformer"),
     "ablate: nothing": (lambda: analysis.ablate_edges(MODEL, LISTS[:0]), "at least one list"),
     "ablate: head": (lambda: analysis.ablate_edges(MODEL, LISTS, head=2), "head 2 does not exist"),

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from test_reference import REFERENCE
 
 from orderscale_jax.analysis import ablate_edges, ablate_jointly, observe
 from orderscale_jax.circuits import (
@@ -31,7 +32,6 @@ from orderscale_jax.errors import UserError
 from orderscale_jax.model import CUTS, ListTransformer, ModelConfig, metrics
 from orderscale_jax.model.cuts import cutting, donors, replacements
 from orderscale_jax.task import TaskConfig, make_split
-from tests.test_reference import REFERENCE
 
 VARIANTS = {
     "plain": {},

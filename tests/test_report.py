@@ -48,13 +48,14 @@ EVERYWHERE = {
 }
 OF_PAIRS = {"sep_attention", "separability"}
 OF_ORDER = {"alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook"}
+OF_SETS = {"exact_circuit"}
 OF_EQUATIONS = {"circuit", "logit_difference", "alpha_swap"}
 KINDS = {
-    "plain": (VARIANTS["plain"], OF_PAIRS | OF_ORDER | OF_EQUATIONS),
-    "three layers": (ModelConfig(**SMALL, n_layers=3), OF_PAIRS | OF_ORDER),
+    "plain": (VARIANTS["plain"], OF_PAIRS | OF_SETS | OF_ORDER | OF_EQUATIONS),
+    "three layers": (ModelConfig(**SMALL, n_layers=3), OF_PAIRS | OF_SETS | OF_ORDER),
     "layer norm, heads": (
         ModelConfig(d_model=8, n_digits=4, list_len=3, n_heads=2, layer_norm=True, bias=True),
-        OF_PAIRS | OF_ORDER,
+        OF_PAIRS | OF_SETS | OF_ORDER,
     ),
     "one layer, one digit": (ModelConfig(**SMALL, n_layers=1, list_len=1), set()),
 }
@@ -98,7 +99,7 @@ def two_layer():
 def test_keys_that_apply_are_there_and_the_others_have_a_reason(kind):
     _, found, results, applicable = kind
     assert set(results) == EVERYWHERE | applicable
-    assert set(results["not_applicable"]) == (OF_PAIRS | OF_ORDER | OF_EQUATIONS) - applicable
+    assert set(results["not_applicable"]) == (OF_PAIRS | OF_SETS | OF_ORDER | OF_EQUATIONS) - applicable
     assert all(re.fullmatch(r"[A-Z].+\.", why) for why in results["not_applicable"].values())
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     seen = found.observation
@@ -152,7 +153,8 @@ def test_only_figures_that_apply_are_drawn(kind):
     always = {"information_flow", "ablation_renormalize", "ablation_zero", "attention_histograms"}
     of_pairs = {"sep_attention", "wrong_lists"} if "sep_attention" in applicable else set()
     of_equations = {"difference_bars"} if "circuit" in applicable else set()
-    assert set(report.draw(found)) == always | of_pairs | of_equations
+    of_sets = {"circuit_lattice"} if "exact_circuit" in applicable else set()
+    assert set(report.draw(found)) == always | of_pairs | of_equations | of_sets
 
 
 def test_sentences_change_with_the_numbers(two_layer):
@@ -357,4 +359,4 @@ def test_a_report_is_a_folder(tmp_path):
     assert results["train"]["n_lists"] == 20 and results["validation_lists_seen"] is True
     assert "tell what it holds" in (tmp_path / "out" / "report.html").read_text()
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
-    assert "training_curves" in names and len(names) == 8
+    assert "training_curves" in names and len(names) == 9

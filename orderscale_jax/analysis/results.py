@@ -16,6 +16,7 @@ from orderscale_jax.analysis.errors import structure_p_value
 from orderscale_jax.analysis.joint import JointAblation
 from orderscale_jax.analysis.separability import Separability
 from orderscale_jax.analysis.study import Study
+from orderscale_jax.circuits import find_circuits, tabulate_circuits
 from orderscale_jax.errors import check_kind
 from orderscale_jax.files import plain
 from orderscale_jax.model import ModelConfig
@@ -78,6 +79,9 @@ def tabulate(
             "per_position_accuracy": found.reconstruction.per_position_accuracy,
         },
     }
+    if found.circuits:
+        tables = found.circuits.items()
+        out["exact_circuit"] = {m: tabulate_circuits(x, find_circuits(x)) for m, x in tables}
     if found.notebook:
         out["joint_ablation_notebook"] = {
             m: {"edges": x.edges} | _joint(x) for m, x in found.notebook.items()

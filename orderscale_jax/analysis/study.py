@@ -29,9 +29,12 @@ from orderscale_jax.analysis.separability import (
     reconstruct_from_positions,
     separate_outputs,
 )
+from orderscale_jax.circuits import CircuitTable, circuit_table
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model import MODES, ListTransformer, ModelConfig
 from orderscale_jax.printing import Printable
+
+MOST_EDGES = 12  # live edges of which a study tries every set: as three layers have on lists of two
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -48,6 +51,7 @@ class Study(Printable):
       attention, lens, errors: attention statistics, logit lens, wrong lists.
       sep: SEP's scores of the digits in layer 0.
       moderation: by mode, the edges cut through which the last output reads earlier ones in the last layer.
+      circuits: by mode, what the model does with every set of its live edges; empty for many edges.
       notebook: by mode, the same edges cut together with every edge that is dead, as the published
         notebook does (without the edge of its list that does not exist).
       exchange: alpha_1 and alpha_2 exchanged in the running model.
@@ -64,6 +68,7 @@ class Study(Printable):
     lens: LogitLens
     errors: ListErrors
     sep: SepAttention | None
+    circuits: dict[str, CircuitTable]
     moderation: dict[str, JointAblation]
     notebook: dict[str, JointAblation]
     exchange: Exchange | None
@@ -117,6 +122,9 @@ def study_model(
         lens=logit_lens(seen),
         errors=list_errors(seen.lists, seen),
         sep=unless_missing("sep_attention", sep_attention),
+        circuits={}
+        if "exact_circuit" in missing
+        else {mode: circuit_table(model, seen.lists, mode) for mode in MODES},
         moderation=cut_together(moderating),
         notebook=cut_together([*dead, *moderating]),
         exchange=unless_missing("alpha_swap_full_model", exchange_in_model),
@@ -138,6 +146,13 @@ def moderating_edges(graph: Graph) -> list[Edge]:
 
 def _not_applicable(config: ModelConfig) -> dict[str, str]:
     reasons = {}
+    if (n_edges := len(config.graph.live_edges)) > MOST_EDGES:
+        reasons["exact_circuit"] = (
+            f"With {n_edges} live edges there are {2**n_edges:,} sets of them, and a study tries all up to "
+            f"{2**MOST_EDGES:,}: orderscale circuits tries more, and draws some of very many."
+        )
+    elif not n_edges:
+        reasons["exact_circuit"] = "No edge can reach an output."
     of_order = ("alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook")
     if reason := why_no_equations(config):
         why = f"{reason[0].upper()}{reason[1:]}."

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from orderscale_jax.circuits.games import Circuits, find_circuits
 from orderscale_jax.circuits.sampling import SampledShapley, Search
-from orderscale_jax.circuits.table import MEASURES, CircuitTable
+from orderscale_jax.circuits.table import CircuitTable
 from orderscale_jax.files import plain
 
 
-def tabulate_circuits(table: CircuitTable, found: Circuits) -> dict[str, Any]:
+def tabulate_circuits(
+    table: CircuitTable, found: Circuits, measures: Sequence[str] = ("accuracy",)
+) -> dict[str, Any]:
     """One mode of `exact_circuit` in `results.json`.
+
+    Args:
+      table: complete.
+      found: of that table.
+      measures: of which to tell what every set has, and what its worst list has.
 
     Returns:
       `edges` [[layer, query, key], …]; by index of a set, whose bit i means that edge i is kept,
@@ -24,10 +32,8 @@ def tabulate_circuits(table: CircuitTable, found: Circuits) -> dict[str, Any]:
             "edges": table.edges,
             "n_lists": table.n_lists,
             "tolerance": found.tolerance,
-            **{f"{name}_by_subset": table.values(name) for name in MEASURES},
-            "worst_list": {
-                name: table.worst[name] for name in ("accuracy", "loss", "logit_difference", "kl")
-            },
+            **{f"{name}_by_subset": table.values(name) for name in measures},
+            **{f"worst_{name}_by_subset": table.worst[name] for name in measures if len(measures) > 1},
             "shapley": found.shapley,
             "shapley_by_output": [of.shapley for of in each],
             "interactions": found.interactions,

@@ -2,10 +2,10 @@
 
     orderscale circuits --checkpoint=three_layer --output=circuits
 
-Written to the output directory: results.json, with the accuracy of every set, the
-minimal circuits and the Shapley value of every edge, for each meaning of a cut.
-Models with more than 16 live edges have too many sets: --samples=200 draws so
-many random orders of the edges, and searches greedily.
+Written to the output directory: results.json, with the accuracy of every set,
+the minimal circuits and the Shapley value of every edge, for each meaning of
+a cut. Models with more than 16 live edges have too many sets: --samples=200
+draws so many random orders of the edges, and searches greedily.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from orderscale_jax import files
 from orderscale_jax.circuits import (
+    MEASURES,
     circuit_table,
     find_circuits,
     greedy_circuit,
@@ -36,7 +37,7 @@ CUTS = arguments.define(
     "cuts",
     "str",
     ",".join(MODES),
-    "what it means to cut an edge, one or more of renormalize, zero, mean and resample, with commas.",
+    "what it means to cut an edge: one or more of renormalize, zero, mean and resample, with commas.",
 )
 TOLERANCE = arguments.define(
     "tolerance", "float", 0.01, "a set of edges is sufficient within so much of the model's accuracy."
@@ -73,7 +74,7 @@ def exact(model, lists, mode: str):
         table = circuit_table(model, lists, mode, seed=SEED.value, progress=_shown(bar))
     found = find_circuits(table, tolerance=TOLERANCE.value)
     print(found.table(), end="\n\n", flush=True)
-    return tabulate_circuits(table, found)
+    return tabulate_circuits(table, found, MEASURES)
 
 
 def sampled(model, lists, mode: str):

@@ -3,6 +3,7 @@
 from orderscale_jax.figures.ablation import ablation_matrix
 from orderscale_jax.figures.circuit import attention_histograms, difference_bars
 from orderscale_jax.figures.flow import Flow, information_flow
+from orderscale_jax.figures.lattice import circuit_lattice
 from orderscale_jax.figures.pairs import sep_attention_scores, wrong_lists
 from orderscale_jax.figures.style import save
 from orderscale_jax.figures.sweep import outcome_strips, success_heatmap, success_rates
@@ -14,6 +15,7 @@ __all__ = [
     "Flow",
     "ablation_matrix",
     "attention_histograms",
+    "circuit_lattice",
     "difference_bars",
     "dose_response",
     "information_flow",

@@ -126,6 +126,28 @@ def ablation(results: Results, mode: str) -> list[str]:
     return [first, f"The two modes do not agree on every edge; {'; '.join(parts)}."]
 
 
+def circuits(results: Results) -> list[str]:
+    """What the table of all sets of edges says, by meaning of a cut."""
+    graph, parts = graph_of(results), []
+    for mode, found in results["exact_circuit"].items():
+        edges, minimal = [Edge(*edge) for edge in found["edges"]], found["minimal_circuits"]
+        sizes = sorted(len(circuit) for circuit in minimal)
+        among = f"{2 ** len(edges):,} sets of the {count(len(edges), 'live edge')}"
+        text = f"Cutting an edge, its {MODE_WORDS[mode]}: {count(len(minimal), 'circuit')} among the {among} "
+        text += "is" if len(minimal) == 1 else "are"
+        within = f"{100 * found['tolerance']:g} point{'' if found['tolerance'] == 0.01 else 's'}"
+        text += f" minimal, of {enumerate_words(list(map(str, sizes)))} edges: within {within} of the intact "
+        text += "model, and no part of it is." if len(minimal) == 1 else "model, and no part of one is."
+        shapley, accuracy = found["shapley"], found["accuracy_by_subset"]
+        most = max(range(len(edges)), key=shapley.__getitem__)
+        text += (
+            f" By Shapley value {edge_label(graph, edges[most])} counts most: {points(shapley[most])} of the "
+            f"{points(accuracy[-1] - accuracy[0])} points between all edges and none."
+        )
+        parts.append(text)
+    return parts
+
+
 def attention(results: Results) -> list[str]:
     n, last = results["list_len"], results["config"]["n_layers"] - 1
     mean = results["mean_pattern"]

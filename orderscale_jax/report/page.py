@@ -34,6 +34,7 @@ from orderscale_jax.report.table import (
 
 N_EXAMPLES = 5  # lists that the explorer offers: the first right ones and the first wrong ones
 NAMES = {
+    "exact_circuit": "circuits among all sets of edges",
     "circuit": "closed form",
     "logit_difference": "difference of the logits",
     "alpha_swap": "exchange of alpha in the closed form",
@@ -121,6 +122,7 @@ def _pictures(
         **{
             f"ablation_{mode}": (f"Every edge cut, its {MODE_WORDS[mode]}", say) for mode, say in cuts.items()
         },
+        "circuit_lattice": ("Every set of edges", captions.circuits),
         "attention_histograms": ("Attention over the lists", captions.attention),
         "sep_attention": ("SEP's attention and errors", captions.sep_attention),
         "difference_bars": ("What turns o1 into o2", captions.difference),

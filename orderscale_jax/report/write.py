@@ -74,6 +74,8 @@ def draw(found: Study, history: Sequence[figures.Curve] = ()) -> dict[str, Figur
     """Every figure that applies, by file name without suffix; `history` is the training run, if known."""
     drawn = {"information_flow": figures.information_flow(flow(found))}
     drawn |= {f"ablation_{mode}": figures.ablation_matrix(found.ablations[mode]) for mode in MODES}
+    if found.circuits:
+        drawn["circuit_lattice"] = figures.circuit_lattice(found.circuits)
     drawn["attention_histograms"] = figures.attention_histograms(found.attention)
     if found.sep:
         drawn["sep_attention"] = figures.sep_attention_scores(found.sep)
