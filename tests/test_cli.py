@@ -10,6 +10,7 @@ from conftest import VARIANTS, random_model
 
 from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, named_arrays
 from orderscale_jax.cli import app
+from orderscale_jax.cli.commands import COMMANDS
 from orderscale_jax.cli.configuration import SHIPPED, find, shipped
 from orderscale_jax.config import GROUPS, options
 from orderscale_jax.convert import to_torch
@@ -117,24 +118,13 @@ def test_the_commands_are_listed(orderscale):
     code, out, err = orderscale()
     assert (code, err) == (0, "") and orderscale("--help") == orderscale("-h") == (code, out, err)
     named = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
-    assert named == [
-        "train",
-        "reproduce",
-        "analyze",
-        "circuits",
-        "import-torch",
-        "sweep",
-        "benchmark",
-        "compile",
-    ]
+    assert named == list(COMMANDS)
     assert max(map(len, out.splitlines())) <= 80
     version = orderscale("--version")
     assert version == (0, "orderscale 0.1.0\n", "")
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "reproduce", "analyze", "circuits", "import-torch", "sweep", "benchmark", "compile"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command, orderscale):
     code, out, err = orderscale(command, "--help")
     assert (code, err) == (0, "") and orderscale(command, "--workdir=x", "-h") == (code, out, err)

@@ -24,6 +24,7 @@ from orderscale_jax.analysis.exchange import Exchange, exchange_in_closed_form, 
 from orderscale_jax.analysis.joint import JointAblation, ablate_jointly
 from orderscale_jax.analysis.lens import LogitLens, logit_lens
 from orderscale_jax.analysis.observation import Observation, Outcome, intervene, observe
+from orderscale_jax.analysis.order import Effect, Order, what_carries_order
 from orderscale_jax.analysis.parameters import Parameter, ParameterOverview, parameter_overview
 from orderscale_jax.analysis.results import tabulate
 from orderscale_jax.analysis.separability import (
@@ -40,11 +41,13 @@ __all__ = [
     "ClosedForm",
     "Difference",
     "EdgeAblation",
+    "Effect",
     "Exchange",
     "JointAblation",
     "ListErrors",
     "LogitLens",
     "Observation",
+    "Order",
     "Outcome",
     "OutputErrors",
     "PairSeparation",
@@ -74,5 +77,6 @@ __all__ = [
     "structure_p_value",
     "study_model",
     "tabulate",
+    "what_carries_order",
     "why_no_equations",
 ]

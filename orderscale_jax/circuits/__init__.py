@@ -1,9 +1,24 @@
 """Circuits, exactly: what a model does with every set of its edges, and what follows from that.
 
 `circuit_table(model, lists)` tries every set; `find_circuits(table)` tells the minimal circuits, Shapley
-values and interactions.
+values and interactions; `compare(model, lists, table)` scores what approximates them.
 """
 
+from orderscale_jax.circuits.approximations import (
+    Comparison,
+    compare,
+    greedy_backward,
+    greedy_pruning,
+    kernel_shap,
+    single_edge,
+)
+from orderscale_jax.circuits.attribution import (
+    edge_attribution,
+    integrated_activations,
+    integrated_inputs,
+    learned_masks,
+)
+from orderscale_jax.circuits.export import to_mib_graph, to_shapiq
 from orderscale_jax.circuits.games import (
     Circuits,
     find_circuits,
@@ -28,14 +43,23 @@ __all__ = [
     "MEASURES",
     "CircuitTable",
     "Circuits",
+    "Comparison",
     "SampledShapley",
     "Search",
     "all_sets",
     "circuit_table",
+    "compare",
+    "edge_attribution",
     "find_circuits",
+    "greedy_backward",
     "greedy_circuit",
+    "greedy_pruning",
+    "integrated_activations",
+    "integrated_inputs",
     "interactions",
     "inverse_moebius",
+    "kernel_shap",
+    "learned_masks",
     "minimal_sets",
     "moebius",
     "pair_kinds",
@@ -43,6 +67,9 @@ __all__ = [
     "score_sets",
     "search_circuits",
     "shapley_values",
+    "single_edge",
     "tabulate_circuits",
     "tabulate_samples",
+    "to_mib_graph",
+    "to_shapiq",
 ]

@@ -13,7 +13,17 @@ import orderscale_jax
 from orderscale_jax.cli import app, arguments
 from orderscale_jax.errors import UserError
 
-COMMANDS = ("train", "reproduce", "analyze", "circuits", "import-torch", "sweep", "benchmark", "compile")
+COMMANDS = (
+    "train",
+    "reproduce",
+    "analyze",
+    "circuits",
+    "census",
+    "import-torch",
+    "sweep",
+    "benchmark",
+    "compile",
+)
 
 
 def run(command: str | None, given: list[str]):

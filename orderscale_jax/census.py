@@ -1,0 +1,158 @@
+"""A census of circuits: does what is found in one model hold for others that were trained alike?
+
+`examine` says of one model what its exact tables hold. `summarize` compares what was said: of models with
+other seeds, of the same model on resampled lists, and of the same model with other meanings of a cut.
+
+Similarity of two circuits is their Jaccard index, edges in both by edges in either. A model has several
+minimal circuits; its *first* one is the most accurate of the smallest, as one would report it.
+
+Dimensions: B lists, K = 2^E sets of E live edges, R resamples.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from orderscale_jax.circuits import CircuitTable, circuit_table, find_circuits, minimal_sets
+from orderscale_jax.circuits.games import ROUNDING
+from orderscale_jax.errors import UserError
+from orderscale_jax.files import plain
+from orderscale_jax.model import ListTransformer
+
+Row = Mapping[str, Any]  # what `examine` gives
+Circuits = Sequence[Sequence[int]]  # minimal ones, the first one first, each as indices of live edges
+
+
+def examine(
+    model: ListTransformer,
+    lists,
+    modes: Sequence[str],
+    *,
+    tolerance: float = 0.01,
+    n_resamples: int = 20,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What the exact tables of one model say, by meaning of a cut, as JSON can hold it.
+
+    Args:
+      model: with few enough edges for `circuit_table`.
+      lists: digits [B, n].
+      modes: meanings of a cut.
+      tolerance: see `find_circuits`.
+      n_resamples: R, how often B lists are drawn from the lists, with replacement.
+      seed: of what is drawn.
+
+    Returns:
+      By mode: `accuracy` intact, `minimal` circuits, `shapley` values, and of the resamples the `minimal`
+      circuits of each.
+
+    Raises:
+      UserError: as `circuit_table` and `find_circuits` do.
+    """
+    found = {}
+    for mode in modes:
+        table = circuit_table(model, lists, mode, seed=seed)
+        circuits = find_circuits(table, tolerance=tolerance)
+        resampled = resample(table, n_resamples, seed)
+        found[mode] = plain(
+            {
+                "accuracy": circuits.intact,
+                "minimal": _in_order(table.values(), tolerance, len(table.edges)),
+                "shapley": circuits.shapley,
+                "resampled": [_in_order(values, tolerance, len(table.edges)) for values in resampled],
+            }
+        )
+    return found
+
+
+def resample(table: CircuitTable, n_resamples: int, seed: int) -> np.ndarray:
+    """Accuracy [R, K] of every set on lists drawn with replacement from those of the table."""
+    drawn = np.random.default_rng(seed).integers(0, table.n_lists, (n_resamples, table.n_lists))
+    weights = np.stack([np.bincount(row, minlength=table.n_lists) for row in drawn], 1).astype(np.float32)
+    total = 0.0
+    for bits, version in zip(table.right, table.version.T, strict=True):
+        right = np.unpackbits(bits, axis=1, count=table.n_lists).astype(np.float32)
+        total = total + (right @ weights)[version]  # whole numbers, exact in float32
+    return (total / (table.n_lists * len(table.right))).T.astype(np.float64)
+
+
+def summarize(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the rows of one kind of model have in common, by meaning of a cut.
+
+    Returns:
+      By mode: `models`; `minimal`, how many models have so many minimal circuits; `sizes`, how many of all
+      minimal circuits have so many edges; `between_seeds`, `between_resamples` and `between_modes`, each with
+      `jaccard` (the mean over pairs of the index of the first circuits), `closest` (the mean of the index of
+      the two minimal circuits that are most alike) and `shared` (in how many of the pairs, as a fraction, the
+      same set is minimal in both); `shapley` and `shapley_deviation` over models.
+
+    Raises:
+      UserError: there are no rows, or they are not of the same modes.
+    """
+    if not rows or any(set(row) != set(rows[0]) for row in rows):
+        raise UserError("a census is summarised from rows with the same meanings of a cut, one at least")
+    found = {}
+    for mode in rows[0]:
+        own = [row[mode]["minimal"] for row in rows]
+        resampled = [(row[mode]["minimal"], other) for row in rows for other in row[mode]["resampled"]]
+        of_modes = [
+            (row[mode]["minimal"], row[other]["minimal"]) for row in rows for other in row if other != mode
+        ]
+        shapley = np.array([row[mode]["shapley"] for row in rows])
+        found[mode] = plain(
+            {
+                "models": len(rows),
+                "minimal": _counts(len(circuits) for circuits in own),
+                "sizes": _counts(len(circuit) for circuits in own for circuit in circuits),
+                "most_frequent": _most_frequent(own),
+                "between_seeds": _similarity(itertools.combinations(own, 2)),
+                "between_resamples": _similarity(resampled),
+                "between_modes": _similarity(of_modes),
+                "shapley": shapley.mean(0),
+                "shapley_deviation": shapley.std(0),
+            }
+        )
+    return found
+
+
+def jaccard(first: Sequence[int], second: Sequence[int]) -> float:
+    """The Jaccard index of two sets of edges; 1 for two empty ones."""
+    either = set(first) | set(second)
+    return len(set(first) & set(second)) / len(either) if either else 1.0
+
+
+def _similarity(pairs) -> dict[str, float | None]:
+    """Means over pairs of models' minimal circuits; None over no pair."""
+    marks = [
+        (
+            jaccard(a[0], b[0]),
+            max(jaccard(x, y) for x in a for y in b),
+            any(list(x) == list(y) for x in a for y in b),
+        )
+        for a, b in pairs
+    ]
+    means = np.mean(marks, axis=0) if marks else [None] * 3
+    return dict(zip(("jaccard", "closest", "shared"), means, strict=True)) | {"pairs": len(marks)}
+
+
+def _in_order(values: np.ndarray, tolerance: float, n_edges: int) -> list[list[int]]:
+    """The minimal circuits of a game [K] as indices of edges, the smallest first, of these the best first."""
+    minimal = minimal_sets(values >= values[-1] - tolerance - ROUNDING)
+    ordered = sorted(minimal, key=lambda x: (x.bit_count(), -values[x], x))
+    return [[i for i in range(n_edges) if x >> i & 1] for x in ordered]
+
+
+def _counts(numbers) -> dict[str, int]:
+    values, counts = np.unique(list(numbers), return_counts=True)
+    return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _most_frequent(circuits: Sequence[Circuits]) -> dict[str, Any]:
+    """The set that is minimal in most models, and in how many."""
+    every = [tuple(circuit) for of_model in circuits for circuit in of_model]
+    most = max(sorted(set(every)), key=every.count)
+    return {"circuit": list(most), "models": every.count(most)}
