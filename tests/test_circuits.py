@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from test_reference import REFERENCE
 
+from orderscale_jax import figures
 from orderscale_jax.analysis import ablate_edges, ablate_jointly, observe
 from orderscale_jax.circuits import (
     MEASURES,
@@ -312,3 +313,21 @@ def test_what_is_wrong_is_said():
     }.items():
         with pytest.raises(UserError, match=said):
             wrong()
+
+
+def test_a_lattice_names_the_minimal_circuits():
+    model = _model()
+    lists = _lists(model, 30)
+    tables = {mode: circuit_table(model, lists, mode) for mode in ("renormalize", "mean")}
+    figure = figures.circuit_lattice(tables, tolerance=0.2)
+    for axes, table in zip(figure.axes, tables.values(), strict=True):
+        dots, marks = axes.collections
+        np.testing.assert_allclose(dots.get_offsets()[:, 1], table.values())
+        np.testing.assert_array_equal(dots.get_offsets()[:, 0], table.kept.sum(1))
+        minimal = list(find_circuits(table, tolerance=0.2).minimal)
+        np.testing.assert_allclose(marks.get_offsets()[:, 1], table.values()[minimal])
+        assert any(
+            text.get_text().startswith(f"a: {table.kept[minimal[0]].sum()} edge") for text in axes.texts
+        )
+    with pytest.raises(UserError, match="no table"):
+        figures.circuit_lattice({})

@@ -6,13 +6,11 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import VARIANTS, random_model
 from matplotlib.collections import PathCollection
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from orderscale_jax import figures
 from orderscale_jax.analysis import AttentionStatistics, Difference, EdgeAblation, ListErrors, SepAttention
-from orderscale_jax.circuits import circuit_table, find_circuits
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import signed
 from orderscale_jax.graph import Edge, Graph
@@ -436,21 +434,3 @@ assert [matplotlib.rcParams[name] for name in STYLE] == before
 assert "matplotlib.pyplot" not in sys.modules
 """
     assert forks.run(place=pathlib.Path(__file__).parents[1], code=program) == (0, "", "")
-
-
-def test_a_lattice_names_the_minimal_circuits():
-    model = random_model(VARIANTS["plain"])
-    lists = np.indices((4, 4), np.int32).reshape(2, -1).T
-    tables = {mode: circuit_table(model, lists, mode) for mode in ("renormalize", "mean")}
-    figure = figures.circuit_lattice(tables, tolerance=0.2)
-    for axes, table in zip(figure.axes, tables.values(), strict=True):
-        dots, marks = axes.collections
-        np.testing.assert_allclose(dots.get_offsets()[:, 1], table.values())
-        np.testing.assert_array_equal(dots.get_offsets()[:, 0], table.kept.sum(1))
-        minimal = list(find_circuits(table, tolerance=0.2).minimal)
-        np.testing.assert_allclose(marks.get_offsets()[:, 1], table.values()[minimal])
-        assert any(
-            text.get_text().startswith(f"a: {table.kept[minimal[0]].sum()} edge") for text in axes.texts
-        )
-    with pytest.raises(UserError, match="no table"):
-        figures.circuit_lattice({})

@@ -49,7 +49,7 @@ EVERYWHERE = {
 OF_PAIRS = {"sep_attention", "separability"}
 OF_ORDER = {"alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook"}
 OF_SETS = {"exact_circuit"}
-OF_EQUATIONS = {"circuit", "logit_difference", "alpha_swap"}
+OF_EQUATIONS = {"circuit", "logit_difference", "alpha_swap", "order"}
 KINDS = {
     "plain": (VARIANTS["plain"], OF_PAIRS | OF_SETS | OF_ORDER | OF_EQUATIONS),
     "three layers": (ModelConfig(**SMALL, n_layers=3), OF_PAIRS | OF_SETS | OF_ORDER),
@@ -152,7 +152,7 @@ def test_only_figures_that_apply_are_drawn(kind):
     _, found, _, applicable = kind
     always = {"information_flow", "ablation_renormalize", "ablation_zero", "attention_histograms"}
     of_pairs = {"sep_attention", "wrong_lists"} if "sep_attention" in applicable else set()
-    of_equations = {"difference_bars"} if "circuit" in applicable else set()
+    of_equations = {"difference_bars", "order_exchanges"} if "circuit" in applicable else set()
     of_sets = {"circuit_lattice"} if "exact_circuit" in applicable else set()
     assert set(report.draw(found)) == always | of_pairs | of_equations | of_sets
 
@@ -209,8 +209,9 @@ def test_claims_of_the_published_checkpoints():
     verdicts = [claim.verdict for claim in made]
     assert UNKNOWN not in verdicts
     failing = [claim.statement for claim in made if claim.verdict == FAILS]
-    assert len(failing) == 3
-    assert "as printed" in failing[0] and "parameters" in failing[1] and "parameters" in failing[2]
+    assert len(failing) == 4
+    assert "as printed" in failing[0] and "larger α" in failing[1]
+    assert "parameters" in failing[2] and "parameters" in failing[3]
     partly = [claim.paper for claim in made if claim.verdict == PARTLY]
     assert partly[0] == "92.2\u00a0%" and "reversed" in partly
     assert len([claim for claim in made if claim.model == "three_layer"]) == 5
@@ -359,4 +360,4 @@ def test_a_report_is_a_folder(tmp_path):
     assert results["train"]["n_lists"] == 20 and results["validation_lists_seen"] is True
     assert "tell what it holds" in (tmp_path / "out" / "report.html").read_text()
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
-    assert "training_curves" in names and len(names) == 9
+    assert "training_curves" in names and len(names) == 10

@@ -25,7 +25,7 @@ from orderscale_jax.model import patch
 from orderscale_jax.printing import Printable
 
 DOSES = tuple(np.round(np.arange(0, 1.51, 0.125), 3).tolist())
-SCALES = tuple(np.round(np.arange(-0.5, 2.01, 0.25), 2).tolist())
+SCALES = tuple(np.round(np.arange(-1, 2.01, 0.25), 2).tolist())
 GAPS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MOST_LISTS = 20_000  # of which all that there are are tried
 
@@ -38,12 +38,14 @@ class Effect:
       reversed: o1 says d2 and o2 says d1.
       right: o1 says d1 and o2 says d2.
       unchanged: both outputs say what they said before.
+      repeated: both outputs say the same.
       length: mean length of the vector that was added to SEP; NaN where SEP was replaced.
     """
 
     reversed: float
     right: float
     unchanged: float
+    repeated: float
     length: float
 
 
@@ -66,7 +68,8 @@ class Order(Printable):
         `positions`, and `random_directions_embeddings` as long as that of `embeddings`.
       steering: dose t to (along, random): t (P_1 - P_2) added to SEP, towards the weights of the reversed
         list, and a random vector of that length.
-      scaling: factor s to the effect of s times the vector of `positions`: 0 is intact, 1 the exchange.
+      scaling: factor s to (along, random): s times the vector of `positions` (0 is intact, 1 the exchange),
+        and a random vector of that length.
       gaps: edges of the bins of |alpha_1 - alpha_2|.
       gap_lists, gap_accuracy: lists in each bin, and the fraction of them entirely right; of all N^2 lists,
         if they are MOST_LISTS at most, otherwise of those observed.
@@ -80,16 +83,18 @@ class Order(Printable):
     intact: Effect
     exchange: dict[str, Effect]
     steering: dict[float, tuple[Effect, Effect]]
-    scaling: dict[float, Effect]
+    scaling: dict[float, tuple[Effect, Effect]]
     gaps: tuple[float, ...]
     gap_lists: np.ndarray
     gap_accuracy: np.ndarray
 
     def table(self) -> str:
         """What each exchange does, then accuracy by the gap of the two alphas."""
-        rows = [("exchanged in SEP", f"reversed, of {self.n_lists:,}", "right", "unchanged", "length")]
+        rows = [
+            ("exchanged in SEP", f"reversed, of {self.n_lists:,}", "right", "unchanged", "repeated", "length")
+        ]
         for name, effect in {"nothing": self.intact, **self.exchange}.items():
-            shares = (effect.reversed, effect.right, effect.unchanged)
+            shares = (effect.reversed, effect.right, effect.unchanged, effect.repeated)
             rows.append((name.replace("_", " "), *map(percent, shares), number(effect.length)))
         gaps = [("|alpha_1 - alpha_2|", "lists", "lists right")]
         bins = itertools.pairwise(self.gaps)
@@ -122,10 +127,8 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
     alpha = observation.sep_reads[0, :, 0].astype(np.float64)  # [B, 2]
     delta = (alpha[:, 1] - alpha[:, 0])[:, None]  # [B, 1]
     positions, embeddings = P[0] - P[1], E[lists[:, 0]] - E[lists[:, 1]]
-    rng = np.random.default_rng(seed)
-    random = rng.normal(size=(3, len(lists), P.shape[1]))
-    random /= np.linalg.norm(random, axis=-1, keepdims=True)
-    others = alpha[rng.permutation(len(lists))] - alpha
+    random = random_units(len(lists), P.shape[1], seed)
+    others = alpha[np.random.default_rng(seed).permutation(len(lists))] - alpha
 
     def effect(outcome: Outcome, vectors) -> Effect:
         said, was, wanted = (x[differ] for x in (outcome.predictions, observation.predictions, lists))
@@ -133,6 +136,7 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
             reversed=float((said == wanted[:, ::-1]).all(1).mean()),
             right=float((said == wanted).all(1).mean()),
             unchanged=float((said == was).all(1).mean()),
+            repeated=float((said[:, 0] == said[:, 1]).mean()),
             length=float("nan")
             if vectors is None
             else float(np.linalg.norm(vectors[differ], axis=-1).mean()),
@@ -171,11 +175,19 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
         intact=effect(observation, np.zeros_like(towards)),
         exchange=exchange,
         steering={t: (add(t * towards), add(as_long_as(t * towards, random[2]))) for t in DOSES},
-        scaling={s: add(s * delta * positions) for s in SCALES},
+        scaling={
+            s: (add(s * delta * positions), add(as_long_as(s * delta * positions, random[2]))) for s in SCALES
+        },
         gaps=GAPS,
         gap_lists=gap_lists,
         gap_accuracy=gap_accuracy,
     )
+
+
+def random_units(n_lists: int, d_model: int, seed: int) -> np.ndarray:
+    """Three random directions for each list, [3, B, D]: for positions, for embeddings, and for doses."""
+    drawn = np.random.default_rng([seed, 1]).normal(size=(3, n_lists, d_model))
+    return drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)
 
 
 def digit_scores(model) -> tuple[np.ndarray, float]:
@@ -208,7 +220,10 @@ def tabulate_order(found: Order) -> dict[str, Any]:
                 {"dose": t, "along": vars(along), "random": vars(random)}
                 for t, (along, random) in found.steering.items()
             ],
-            "scaling": [{"factor": s} | vars(effect) for s, effect in found.scaling.items()],
+            "scaling": [
+                {"factor": s, "along": vars(along), "random": vars(random)}
+                for s, (along, random) in found.scaling.items()
+            ],
             "accuracy_by_alpha_gap": [
                 {"from": low, "to": high, "lists": count, "lists_right": right}
                 for (low, high), count, right in zip(

@@ -14,6 +14,7 @@ import numpy as np
 from orderscale_jax.analysis.ablation import EdgeAblation
 from orderscale_jax.analysis.errors import structure_p_value
 from orderscale_jax.analysis.joint import JointAblation
+from orderscale_jax.analysis.order import tabulate_order
 from orderscale_jax.analysis.separability import Separability
 from orderscale_jax.analysis.study import Study
 from orderscale_jax.circuits import find_circuits, tabulate_circuits
@@ -95,6 +96,8 @@ def tabulate(
             "o2_is_d1": found.exchange.second_is_first_digit,
             "both_reversed": found.exchange.both_reversed,
         }
+    if found.order:
+        out["order"] = tabulate_order(found.order)
     if found.separability:
         out["separability"] = _separability(found.separability)
     if found.sep:

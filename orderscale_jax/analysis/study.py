@@ -22,6 +22,7 @@ from orderscale_jax.analysis.exchange import Exchange, exchange_in_closed_form, 
 from orderscale_jax.analysis.joint import JointAblation, ablate_jointly
 from orderscale_jax.analysis.lens import LogitLens, logit_lens
 from orderscale_jax.analysis.observation import Observation, observe
+from orderscale_jax.analysis.order import Order, what_carries_order
 from orderscale_jax.analysis.parameters import ParameterOverview, parameter_overview
 from orderscale_jax.analysis.separability import (
     Reconstruction,
@@ -55,6 +56,7 @@ class Study(Printable):
       notebook: by mode, the same edges cut together with every edge that is dead, as the published
         notebook does (without the edge of its list that does not exist).
       exchange: alpha_1 and alpha_2 exchanged in the running model.
+      order: what in SEP carries order, part by part.
       separability, reconstruction: the outputs in the space spanned by the position vectors.
       closed_form, difference, exchange_closed_form: the analyses of the two equations.
       not_applicable: by key of `tabulate`, a sentence.
@@ -72,6 +74,7 @@ class Study(Printable):
     moderation: dict[str, JointAblation]
     notebook: dict[str, JointAblation]
     exchange: Exchange | None
+    order: Order | None
     separability: Separability | None
     reconstruction: Reconstruction
     closed_form: ClosedForm | None
@@ -104,6 +107,8 @@ def study_model(
     """
     seen = observe(model, lists)
     graph, missing = seen.graph, _not_applicable(model.config)
+    if (seen.lists == seen.lists[:, :1]).all():
+        missing.setdefault("order", "No list has two different digits.")
     moderating = moderating_edges(graph)
     dead = [edge for edge in graph.edges if not graph.is_live(edge) and graph.carries(edge)]
 
@@ -128,6 +133,7 @@ def study_model(
         moderation=cut_together(moderating),
         notebook=cut_together([*dead, *moderating]),
         exchange=unless_missing("alpha_swap_full_model", exchange_in_model),
+        order=unless_missing("order", what_carries_order),
         separability=unless_missing("separability", separate_outputs),
         reconstruction=reconstruct_from_positions(seen),
         closed_form=unless_missing("circuit", closed_form),
@@ -156,7 +162,7 @@ def _not_applicable(config: ModelConfig) -> dict[str, str]:
     of_order = ("alpha_swap_full_model", "moderation_edge_ablation", "joint_ablation_notebook")
     if reason := why_no_equations(config):
         why = f"{reason[0].upper()}{reason[1:]}."
-        reasons |= dict.fromkeys(("circuit", "logit_difference", "alpha_swap"), why)
+        reasons |= dict.fromkeys(("circuit", "logit_difference", "alpha_swap", "order"), why)
     if config.list_len == 1:
         why = "Lists of one digit have no order."
         reasons |= dict.fromkeys(("sep_attention", "separability", *of_order), why)

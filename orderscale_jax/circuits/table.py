@@ -206,9 +206,7 @@ def score_sets(
     replaced = replacements(model, lists, mode, seed=seed)
     parts = _parts(model, lists, replaced, layers)
     graphdef, params = nnx.split(model)
-    judge = functools.partial(
-        _judge, graphdef, mode == "renormalize", params, layers, tuple(map(int, intact))
-    )
+    judge = functools.partial(_judge, graphdef, mode == "renormalize", params, layers, intact)
     total = _Total(len(kept), version, len(lists))
     for found, n_lists in _side_by_side(judge, parts):
         total.add(found, n_lists)
@@ -291,10 +289,8 @@ def _side_by_side(judge, parts) -> Iterator[tuple]:
             yield done.result(), count
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _judge(
-    graphdef, renormalize: bool, params, layers: list[dict[int, Read | None]], intact, lists, replaced
-):
+@functools.partial(jax.jit, static_argnums=0)
+def _judge(graphdef, renormalize, params, layers: list[dict[int, Read | None]], intact, lists, replaced):
     """Every measure of every version of each output: {name: n arrays [V, B]}."""
     model = nnx.merge(graphdef, params)
     graph = model.config.graph
@@ -330,7 +326,7 @@ def _see(model, finish, rows, intact: int, targets):
     return jax.lax.map(see, rows, batch_size=VERSIONS_AT_ONCE)
 
 
-def _reader(model, layer: int, query: int, held, renormalize: bool, replaced):
+def _reader(model, layer: int, query: int, held, renormalize, replaced):
     """A function of one row of a `Read`: the residual [B, D] of that version of `query` after `layer`.
 
     Where `query` reads nothing, of None: the residuals [V, B, D] of all its versions.
@@ -351,9 +347,8 @@ def _reader(model, layer: int, query: int, held, renormalize: bool, replaced):
         own = [table[read.own, read.keys[m]] for m, table in enumerate(scores)]
         pattern = jax.nn.softmax(jnp.stack(own, -1))  # [B, H, M]
         kept = pattern * read.keep
-        if renormalize:
-            left, lost = (x.sum(-1, keepdims=True) for x in (kept, pattern - kept))
-            kept = rescaled(kept, left, lost)
+        left, lost = (x.sum(-1, keepdims=True) for x in (kept, pattern - kept))
+        kept = jnp.where(renormalize, rescaled(kept, left, lost), kept)
         mixed = sum(kept[..., m, None] * values[edge.key][read.keys[m]] for m, (_, edge) in enumerate(edges))
         message = block.attn.write(mixed) + silence
         if replaced is not None:

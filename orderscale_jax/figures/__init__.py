@@ -4,6 +4,7 @@ from orderscale_jax.figures.ablation import ablation_matrix
 from orderscale_jax.figures.circuit import attention_histograms, difference_bars
 from orderscale_jax.figures.flow import Flow, information_flow
 from orderscale_jax.figures.lattice import circuit_lattice
+from orderscale_jax.figures.order import order_exchanges
 from orderscale_jax.figures.pairs import sep_attention_scores, wrong_lists
 from orderscale_jax.figures.style import save
 from orderscale_jax.figures.sweep import outcome_strips, success_heatmap, success_rates
@@ -19,6 +20,7 @@ __all__ = [
     "difference_bars",
     "dose_response",
     "information_flow",
+    "order_exchanges",
     "outcome_strips",
     "save",
     "sep_attention_scores",

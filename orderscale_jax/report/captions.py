@@ -190,7 +190,7 @@ def sep_attention(results: Results) -> list[str]:
         f"that do not{averaged}."
     )
     if wrong <= right / 2:
-        second = "gather where SEP attends to the digits alike, as if order were a matter of scale."
+        second = "gather where SEP attends to the digits alike."
     elif wrong < right:
         second = "lie somewhat closer to equal attention, but do not gather there."
     else:
@@ -217,6 +217,27 @@ def difference(results: Results) -> list[str]:
         f"Exchanging α₁ and α₂ in the running model reverses both outputs in "
         f"{percent(swap['both_reversed'])} of the lists."
     )
+    return [first, second]
+
+
+def order(results: Results) -> list[str]:
+    found = results["order"]
+    share = {name: percent(effect["reversed"]) for name, effect in found["exchange"].items()}
+    first = (
+        "Exchanged in SEP alone, the weights of the position vectors P₁ and P₂ reverse both outputs in "
+        f"{share['positions']} of the {count(found['n_lists'], 'list')} with two different digits, those of "
+        f"the digits' embeddings in {share['embeddings']}, both together (α₁ and α₂) in {share['alphas']}, "
+        f"and SEP of the reversed list in {share['reversed_list']}; random vectors of the same lengths do so "
+        f"in {share['random_directions']} and {share['random_directions_embeddings']}."
+    )
+    same = percent(found["same_digit_larger"])
+    second = (
+        f"In {same} of the pairs of digits the same digit has the larger α in both orders, because α₁ is a "
+        "logistic function of g(d1) − g(d2) + c with one number g for each digit: which α is larger says "
+        "mostly which digits they are, not in which order they stand."
+    )
+    if found["same_digit_larger"] < 0.5:
+        second = f"In {same} of the pairs of digits the same digit has the larger α in both orders."
     return [first, second]
 
 

@@ -210,6 +210,22 @@ def _two_layer_rules(paper: Mapping[str, float]) -> list[_Rule]:
             _swap,
         ),
         _Rule(
+            "Order is in the weights of the position vectors in SEP: with these alone exchanged the outputs "
+            "come out reversed",
+            NONE,
+            "holds if that reverses both outputs in at least two thirds as many lists as SEP of the reversed "
+            "list, and the embeddings' weights or a random vector as long in at most a tenth as many; partly "
+            "if it reverses more than these",
+            _positions,
+        ),
+        _Rule(
+            "The larger α says which digit is first",
+            "yes",
+            "holds if at most 10 % of the pairs of digits have the same digit with the larger α in both "
+            "orders, partly if at most half do",
+            _same_digit,
+        ),
+        _Rule(
             "o2 reads o1's position to tell itself from o1: without that edge o1 stays and o2 fails",
             "o2 fails",
             "holds if o1's errors stay and o2's at least double (renormalize), partly if o2's grow",
@@ -295,6 +311,22 @@ def _swap(results):
     first, second, both = swap["o1_is_d2"], swap["o2_is_d1"], swap["both_reversed"]
     text = f"o1 says d2: {percent(first)}, o2 says d1: {percent(second)}, both: {percent(both)}"
     return text, _verdict(both >= 0.9, first > 0.1 and second > 0.1)
+
+
+def _positions(results):
+    exchange = results["order"]["exchange"]
+    names = ("positions", "reversed_list", "embeddings", "random_directions")
+    own, most, *others = (exchange[name]["reversed"] for name in names)
+    text = (
+        f"{percent(own)} (reversed list's SEP {percent(most)}, embeddings {percent(others[0])}, random "
+        f"{percent(others[1])})"
+    )
+    return text, _verdict(own >= most * 2 / 3 and max(others) <= most / 10, own > max(others))
+
+
+def _same_digit(results):
+    same = results["order"]["same_digit_larger"]
+    return f"the same digit in {percent(same)} of the pairs", _verdict(same <= 0.1, same <= 0.5)
 
 
 def _moderation(results):

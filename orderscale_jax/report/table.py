@@ -5,8 +5,8 @@ Three sources, which do not always agree:
 - The paper: its text and the labels of its Figure 1 (which were typed in by hand).
 - The two published checkpoints, evaluated by the code published with them (version 0.2.0, PyTorch on
   CPU) on the validation split: `published_checkpoints.json`, in the form of `tabulate`. What that code
-  does not compute (`parameters`, `wrong_lists`, `position_span`) is this library's on the same weights,
-  and what follows from it (alpha_2 = 1 - alpha_1, beta_o1 = 1 - beta_s) is filled in.
+  does not compute (`parameters`, `wrong_lists`, `position_span`, `order`) is this library's on the same
+  weights, and what follows from it (alpha_2 = 1 - alpha_1, beta_o1 = 1 - beta_s) is filled in.
 - The authors' grids of runs, lists drawn on the fly: `published_grids.csv`, a line per architecture; and
   their newer runs on the fixed training set, `FIXED_SET`.
 
@@ -62,6 +62,16 @@ PAPER: dict[str, dict[str, float]] = {
         "logit_difference.o2_accuracy_alpha1_0_alpha2_1": 0.9945,
     },
     "three_layer": {"val.accuracy": 1.0, "parameters.trainable": 125_056},
+}
+
+EXCHANGES = {  # by key of `order.exchange`
+    "reversed_list": "SEP of the reversed list",
+    "alphas": "α₁ and α₂",
+    "positions": "weights of P₁ and P₂ alone",
+    "embeddings": "weights of E[d1] and E[d2] alone",
+    "random_weights": "weights of P₁ and P₂ of another list",
+    "random_directions": "random vector as long as that of P₁ and P₂",
+    "random_directions_embeddings": "random vector as long as that of E[d1] and E[d2]",
 }
 
 # Figure 1's labels: by edge, the change of accuracy when it is cut in this mode.
@@ -245,6 +255,10 @@ def _groups(n: int) -> dict[str, list[tuple[str, str, Callable[[Any], str]]]]:
             ("both", "alpha_swap_full_model.both_reversed", percent),
             ("o1 says d2, in the equations", "alpha_swap.o1_predicts_d2", percent),
             ("o1 says d1, in the equations", "alpha_swap.o1_predicts_d1", percent),
+        ],
+        "Both outputs reversed by an exchange in SEP": [
+            *((text, f"order.exchange.{name}.reversed", percent) for name, text in EXCHANGES.items()),
+            ("pairs of digits, the same α larger in both orders", "order.same_digit_larger", percent),
         ],
         "Attention": [
             ("gap of SEP's scores, right lists", "sep_attention.score_gap_mean_correct", _plain),

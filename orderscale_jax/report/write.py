@@ -80,6 +80,8 @@ def draw(found: Study, history: Sequence[figures.Curve] = ()) -> dict[str, Figur
     if found.sep:
         drawn["sep_attention"] = figures.sep_attention_scores(found.sep)
         drawn["wrong_lists"] = figures.wrong_lists(found.errors, found.observation.model.config.n_digits)
+    if found.order:
+        drawn["order_exchanges"] = figures.order_exchanges(found.order)
     if found.difference:
         drawn["difference_bars"] = figures.difference_bars(found.difference)
     if history:
