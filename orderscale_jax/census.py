@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from orderscale_jax.analysis.order import is_in_positions
 from orderscale_jax.circuits import CircuitTable, circuit_table, find_circuits, minimal_sets
 from orderscale_jax.circuits.games import ROUNDING
 from orderscale_jax.errors import UserError
@@ -119,10 +120,51 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
+def summarize_order(orders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How much what carries order differs between models, from the `order` of each (`tabulate_order`).
+
+    Returns:
+      `models`; by what is exchanged `reversed`, `right` and `repeated`, each as least, lower quartile,
+      median, upper quartile and most over models; `same_digit_larger` and `lists_right_by_gap` likewise;
+      `in_positions`, of how many models `analysis.order.is_in_positions` is true.
+
+    Raises:
+      UserError: there is no model.
+    """
+    if not orders:
+        raise UserError("what carries order is summarised over one model at least")
+    names = orders[0]["exchange"]
+    effects = {
+        name: {
+            field: _spread(order["exchange"][name][field] for order in orders)
+            for field in ("reversed", "right", "repeated")
+        }
+        for name in names
+    }
+    gaps = [
+        {"from": bin["from"], "to": bin["to"]}
+        | {"lists_right": _spread(order["accuracy_by_alpha_gap"][i]["lists_right"] for order in orders)}
+        for i, bin in enumerate(orders[0]["accuracy_by_alpha_gap"])
+    ]
+    return {
+        "models": len(orders),
+        "exchange": effects,
+        "same_digit_larger": _spread(order["same_digit_larger"] for order in orders),
+        "accuracy_by_alpha_gap": gaps,
+        "in_positions": sum(is_in_positions(order["exchange"]) for order in orders),
+    }
+
+
 def jaccard(first: Sequence[int], second: Sequence[int]) -> float:
     """The Jaccard index of two sets of edges; 1 for two empty ones."""
     either = set(first) | set(second)
     return len(set(first) & set(second)) / len(either) if either else 1.0
+
+
+def _spread(values) -> list[float | None]:
+    """Least, lower quartile, median, upper quartile and most of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return plain(np.quantile(known, (0, 0.25, 0.5, 0.75, 1))) if known else [None] * 5
 
 
 def _similarity(pairs) -> dict[str, float | None]:

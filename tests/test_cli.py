@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import VARIANTS, random_model
 
+from orderscale_jax import files
 from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, named_arrays
 from orderscale_jax.cli import app
 from orderscale_jax.cli.commands import COMMANDS
@@ -331,3 +332,49 @@ def test_published_checkpoints_are_read_or_named(orderscale, place):
     assert (code, out) == (1, "") and err.startswith("error: ") and err.count("\n") == 1
     assert "published/0_damaged.pt" in err
     assert not (place / "new").exists()
+
+
+def test_a_census_goes_on_and_is_of_one_kind_of_question(orderscale, place):
+    small = (
+        "from orderscale_jax.cli import census; whole = census.configuration\n"
+        "def small(kind, n_models):\n"
+        "    config = whole(kind, n_models)\n"
+        f"    config.update_from_flattened_dict({SMALL})\n"
+        "    return config\n"
+        "census.configuration = small; main.main()"
+    )
+    options = ["census", "--output=census", "--kinds=two_layer", "--cuts=zero,mean", "--resamples=2"]
+    code, out, err = orderscale(*options, "--models=2", code=small)
+    assert (code, err) == (0, "") and out.startswith("training 2 models of the kind two_layer\n")
+    assert "between seeds" in out and "lists reversed in the median model" in out
+    file = place / "census" / "census.json"
+    said = files.read_note(file)
+    assert set(said["models"]["two_layer"]) == {"0", "1"}
+    assert set(said["summary"]["two_layer"]["circuits"]) == {"zero", "mean"}
+    assert said["summary"]["two_layer"]["order"]["models"] == 2 and file.with_suffix(".png").is_file()
+    written = dict(said["models"]["two_layer"])
+    files.write_note(file, said | {"models": {"two_layer": {"0": written["0"]}}, "summary": {}})
+    code, out, err = orderscale(*options, "--models=2", code=small)
+    assert (code, err) == (0, "") and files.read_note(file) == said
+    code, out, err = orderscale(*options, "--models=2", "--tolerance=0.1", code=small)
+    assert code == 1 and "was made with" in err and err.count("\n") == 1
+    text = file.read_text().replace('"resamples": 2', '"resamples": 3')
+    file.write_text(text)
+    code, out, err = orderscale(*options, "--models=2", code=small)
+    assert code == 1 and "census.json is damaged" in err
+    for wrong, why in {"--kinds=four": "there is no kind 'four'", "--models=1": "expected 2 or more"}.items():
+        code, out, err = orderscale(*options, wrong, code=small)
+        assert code == 1 and why in err
+
+
+def test_circuits_of_a_model(orderscale, place):
+    for more, key in ((["--cuts=zero,resample"], "exact_circuit"), (["--samples=3"], "sampled_circuit")):
+        options = ["circuits", "--checkpoint=two_layer", "--output=found", "--examples=20", *more]
+        code, out, err = orderscale(*options)
+        assert (code, err) == (0, "") and out.endswith(f"{place / 'found' / 'results.json'}\n")
+        results = json.loads((place / "found" / "results.json").read_text())
+        assert results["n_val_used"] == 20
+        for mode, found in results[key].items():
+            assert found["edges"] == [[0, 2, 0], [0, 2, 1], [1, 3, 2], [1, 4, 2], [1, 4, 3]]
+            assert f"edge ({mode}, accuracy)" in out and len(found["shapley"]) == 5
+    assert set(results["sampled_circuit"]) == {"renormalize", "zero"}

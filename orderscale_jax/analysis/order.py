@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,17 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
         gap_lists=gap_lists,
         gap_accuracy=gap_accuracy,
     )
+
+
+def is_in_positions(exchange: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether the weights of the position vectors carry the order, by `exchange` of `tabulate_order`.
+
+    Exchanged alone they must reverse both outputs in at least two thirds as many lists as SEP of the reversed
+    list, and neither the embeddings' weights nor random vectors as long in more than a tenth as many.
+    """
+    share = {name: effect["reversed"] for name, effect in exchange.items()}
+    most, others = share["reversed_list"], max(share["embeddings"], share["random_directions"])
+    return share["positions"] >= most * 2 / 3 and others <= most / 10
 
 
 def random_units(n_lists: int, d_model: int, seed: int) -> np.ndarray:

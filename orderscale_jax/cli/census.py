@@ -6,7 +6,7 @@ Kinds are two_layer and two_layer_fresh (20,000 steps), three_layer, and
 layer_norm (two layers with LayerNorm, to 0.90). Written to the output directory
 are the models, a directory for each kind, and census.json, which says of each
 model what its exact tables hold, and of each kind what its models have in
-common. The same command again goes on where it was killed.
+common, with a figure. The same command again goes on where it was killed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import ml_collections
 from tqdm.auto import tqdm
 
-from orderscale_jax import census, files
+from orderscale_jax import census, figures, files
 from orderscale_jax.analysis import observe, what_carries_order, why_no_equations
 from orderscale_jax.analysis.order import tabulate_order
 from orderscale_jax.checkpoint import load_checkpoint
@@ -23,7 +23,7 @@ from orderscale_jax.cli import arguments, machine, signals
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.config import check_config, task_config
 from orderscale_jax.errors import UserError
-from orderscale_jax.formatting import count, number
+from orderscale_jax.formatting import count, number, percent
 from orderscale_jax.model.interventions import CUTS as MEANINGS
 from orderscale_jax.model.interventions import check_mode
 from orderscale_jax.task import make_split
@@ -31,6 +31,7 @@ from orderscale_jax.training import claim
 from orderscale_jax.training.workdir import train
 
 FILE = "census.json"
+ORDER = ("n_lists", "c", "same_digit_larger", "intact", "exchange", "accuracy_by_alpha_gap")  # of each model
 STEPS = 20_000  # of two layers: by then all of 64 seeds have broken through
 KINDS = ("two_layer", "two_layer_fresh", "three_layer", "layer_norm")
 
@@ -69,6 +70,7 @@ def main():
             train(config, directory / kind, interruption=signals.interruption())
             take(directory, said, kind, config)
             print(_sentences(said, kind), flush=True)
+        figures.save(figures.census_overview(said), directory / "census")
     print(directory / FILE)
 
 
@@ -122,10 +124,15 @@ def take(directory: files.Place, said: dict, kind: str, config: ml_collections.C
             )
         }
         if why_no_equations(model.config) is None:
-            row["order"] = tabulate_order(what_carries_order(observe(model, lists)))
+            order = tabulate_order(what_carries_order(observe(model, lists)))
+            row["order"] = {name: order[name] for name in ORDER}
         rows[str(seed)] = row
-        said["summary"][kind] = census.summarize([rows[str(x)]["circuits"] for x in seeds if str(x) in rows])
         files.write_note(directory / FILE, said)
+    of_kind = [rows[str(seed)] for seed in seeds]
+    said["summary"][kind] = {"circuits": census.summarize([row["circuits"] for row in of_kind])}
+    if "order" in of_kind[0]:
+        said["summary"][kind]["order"] = census.summarize_order([row["order"] for row in of_kind])
+    files.write_note(directory / FILE, said)
 
 
 def _words(text: str) -> list[str]:
@@ -135,12 +142,19 @@ def _words(text: str) -> list[str]:
 def _sentences(said: dict, kind: str) -> str:
     """What the models of a kind have in common, a line for each meaning of a cut."""
     lines = []
-    for mode, found in said["summary"][kind].items():
+    for mode, found in said["summary"][kind]["circuits"].items():
         seeds, lists, cuts = (found[f"between_{what}"] for what in ("seeds", "resamples", "modes"))
         several, all_models = found["models"] - found["minimal"].get("1", 0), found["models"]
         lines.append(
             f"  {mode}: {several} of {all_models} have more than one minimal circuit; mean Jaccard index "
             f"{number(seeds['jaccard'])} between seeds (closest {number(seeds['closest'])}), "
             f"{number(lists['jaccard'])} between resamples, {number(cuts['jaccard'])} between cuts"
+        )
+    if order := said["summary"][kind].get("order"):
+        medians = {name: percent(effect["reversed"][2]) for name, effect in order["exchange"].items()}
+        lines.append(
+            "  lists reversed in the median model: exchanging the weights of positions "
+            f"{medians['positions']}, of embeddings {medians['embeddings']}, both {medians['alphas']}, "
+            f"all of SEP {medians['reversed_list']}"
         )
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """One function per picture, from the analyses' dataclasses to a matplotlib `Figure`, in one style."""
 
 from orderscale_jax.figures.ablation import ablation_matrix
+from orderscale_jax.figures.census import census_overview
 from orderscale_jax.figures.circuit import attention_histograms, difference_bars
 from orderscale_jax.figures.flow import Flow, information_flow
 from orderscale_jax.figures.lattice import circuit_lattice
@@ -16,6 +17,7 @@ __all__ = [
     "Flow",
     "ablation_matrix",
     "attention_histograms",
+    "census_overview",
     "circuit_lattice",
     "difference_bars",
     "dose_response",

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from orderscale_jax.analysis.order import is_in_positions
 from orderscale_jax.formatting import NONE, count, edge_label, enumerate_words, number, percent, points
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model import MODES
@@ -314,14 +315,14 @@ def _swap(results):
 
 
 def _positions(results):
-    exchange = results["order"]["exchange"]
+    exchange = results["order"].get("exchange")
     names = ("positions", "reversed_list", "embeddings", "random_directions")
     own, most, *others = (exchange[name]["reversed"] for name in names)
     text = (
         f"{percent(own)} (reversed list's SEP {percent(most)}, embeddings {percent(others[0])}, random "
         f"{percent(others[1])})"
     )
-    return text, _verdict(own >= most * 2 / 3 and max(others) <= most / 10, own > max(others))
+    return text, _verdict(is_in_positions(exchange), own > max(others))
 
 
 def _same_digit(results):
