@@ -368,7 +368,8 @@ def test_a_census_goes_on_and_is_of_one_kind_of_question(orderscale, place):
 
 
 def test_circuits_of_a_model(orderscale, place):
-    for more, key in ((["--cuts=zero,resample"], "exact_circuit"), (["--samples=3"], "sampled_circuit")):
+    everything = ["--cuts=zero", "--compare"]
+    for more, key in ((everything, "exact_circuit"), (["--samples=3"], "sampled_circuit")):
         options = ["circuits", "--checkpoint=two_layer", "--output=found", "--examples=20", *more]
         code, out, err = orderscale(*options)
         assert (code, err) == (0, "") and out.endswith(f"{place / 'found' / 'results.json'}\n")
@@ -377,4 +378,9 @@ def test_circuits_of_a_model(orderscale, place):
         for mode, found in results[key].items():
             assert found["edges"] == [[0, 2, 0], [0, 2, 1], [1, 3, 2], [1, 4, 2], [1, 4, 3]]
             assert f"edge ({mode}, accuracy)" in out and len(found["shapley"]) == 5
+        if "rankings" in results:
+            marks = results["rankings"]["zero"]["marks"]
+            assert marks["best"]["mean_regret"] == 0 and "edge_attribution" in out
     assert set(results["sampled_circuit"]) == {"renormalize", "zero"}
+    written = {path.name for path in (place / "found").iterdir()}
+    assert {"circuit_lattice.png", "regret_curves.pdf"} < written

@@ -29,7 +29,7 @@ from orderscale_jax.circuits.games import (
     pair_kinds,
     shapley_values,
 )
-from orderscale_jax.circuits.results import tabulate_circuits, tabulate_samples
+from orderscale_jax.circuits.results import tabulate_circuits, tabulate_comparison, tabulate_samples
 from orderscale_jax.circuits.sampling import (
     SampledShapley,
     Search,
@@ -69,6 +69,7 @@ __all__ = [
     "shapley_values",
     "single_edge",
     "tabulate_circuits",
+    "tabulate_comparison",
     "tabulate_samples",
     "to_mib_graph",
     "to_shapiq",

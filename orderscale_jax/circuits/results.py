@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orderscale_jax.circuits.approximations import Comparison
 from orderscale_jax.circuits.games import Circuits, find_circuits
 from orderscale_jax.circuits.sampling import SampledShapley, Search
 from orderscale_jax.circuits.table import CircuitTable
@@ -44,6 +45,16 @@ def tabulate_circuits(
             "damaging_cuts": [_indices(found, x) for x in found.damaging],
         }
     )
+
+
+def tabulate_comparison(found: Comparison) -> dict[str, Any]:
+    """Rankings of one mode and their marks, by method; with them `random` and `best`."""
+    named = zip((*found.methods, "random", "best"), (*found.marks, found.random, found.best), strict=True)
+    marks = {
+        name: vars(of) | {"mean_regret": of.mean_regret, "max_regret": of.max_regret} for name, of in named
+    }
+    scores = dict(zip(found.methods, found.scores, strict=True))
+    return plain({"metric": found.metric, "measure": found.measure, "scores": scores, "marks": marks})
 
 
 def tabulate_samples(shapley: SampledShapley, search: Search) -> dict[str, Any]:

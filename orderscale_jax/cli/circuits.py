@@ -4,22 +4,27 @@
 
 Written to the output directory: results.json, with the accuracy of every set,
 the minimal circuits and the Shapley value of every edge, for each meaning of
-a cut. Models with more than 16 live edges have too many sets: --samples=200
-draws so many random orders of the edges, and searches greedily.
+a cut, and a figure. Models with more than 16 live edges have too many sets:
+--samples=200 draws so many random orders of the edges, and searches greedily.
 """
 
 from __future__ import annotations
 
 from tqdm.auto import tqdm
 
-from orderscale_jax import files
+from orderscale_jax import figures, files
 from orderscale_jax.circuits import (
     MEASURES,
+    Circuits,
+    CircuitTable,
+    Comparison,
     circuit_table,
+    compare,
     find_circuits,
     greedy_circuit,
     sample_shapley,
     tabulate_circuits,
+    tabulate_comparison,
     tabulate_samples,
 )
 from orderscale_jax.circuits.games import check_tolerance
@@ -45,6 +50,12 @@ TOLERANCE = arguments.define(
 SAMPLES = arguments.define(
     "samples", "int", None, "draw so many random orders instead of trying every set.", least=2, shown="NUMBER"
 )
+COMPARE = arguments.define(
+    "compare",
+    "bool",
+    False,
+    "also rank the edges by cheaper methods (EAP, ACDC, learned masks, …) and score the rankings.",
+)
 SEED = arguments.define("seed", "int", 0, "of what is drawn at random.", least=0)
 
 
@@ -61,20 +72,41 @@ def main():
         check_exact(len(model.config.graph.live_edges), len(lists))
     with machine.output_directory(output) as directory:
         results = {"name": name, "n_val_used": len(lists)}
-        one = exact if SAMPLES.value is None else sampled
-        key = "exact_circuit" if SAMPLES.value is None else "sampled_circuit"
-        results[key] = {mode: one(model, lists, mode) for mode in modes}
+        if SAMPLES.value is None:
+            tables = {mode: exact(model, lists, mode) for mode in modes}
+            results["exact_circuit"] = {
+                mode: tabulate_circuits(table, found(table), MEASURES) for mode, table in tables.items()
+            }
+            lattice = figures.circuit_lattice(tables, tolerance=TOLERANCE.value)
+            figures.save(lattice, directory / "circuit_lattice")
+            if COMPARE.value:
+                compared = {mode: rankings(model, lists, table) for mode, table in tables.items()}
+                results["rankings"] = {mode: tabulate_comparison(x) for mode, x in compared.items()}
+                figures.save(figures.regret_curves(compared), directory / "regret_curves")
+        else:
+            results["sampled_circuit"] = {mode: sampled(model, lists, mode) for mode in modes}
         files.write_json(directory / "results.json", results)
     print(directory / "results.json")
 
 
-def exact(model, lists, mode: str):
-    """Prints what is found about every set, and returns it for `results.json`."""
+def exact(model, lists, mode: str) -> CircuitTable:
+    """The table of every set; prints what is found in it."""
     with _bar(len(lists), "list", mode) as bar:
         table = circuit_table(model, lists, mode, seed=SEED.value, progress=_shown(bar))
-    found = find_circuits(table, tolerance=TOLERANCE.value)
-    print(found.table(), end="\n\n", flush=True)
-    return tabulate_circuits(table, found, MEASURES)
+    print(found(table).table(), end="\n\n", flush=True)
+    return table
+
+
+def found(table: CircuitTable) -> Circuits:
+    """The circuits in a table, at the tolerance that was asked for."""
+    return find_circuits(table, tolerance=TOLERANCE.value)
+
+
+def rankings(model, lists, table: CircuitTable) -> Comparison:
+    """Prints and returns how cheaper rankings score."""
+    compared = compare(model, lists, table, measure="accuracy", tolerance=TOLERANCE.value, seed=SEED.value)
+    print(compared.table(), end="\n\n", flush=True)
+    return compared
 
 
 def sampled(model, lists, mode: str):

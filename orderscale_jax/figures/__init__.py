@@ -3,6 +3,7 @@
 from orderscale_jax.figures.ablation import ablation_matrix
 from orderscale_jax.figures.census import census_overview
 from orderscale_jax.figures.circuit import attention_histograms, difference_bars
+from orderscale_jax.figures.comparison import regret_curves
 from orderscale_jax.figures.flow import Flow, information_flow
 from orderscale_jax.figures.lattice import circuit_lattice
 from orderscale_jax.figures.order import order_exchanges
@@ -24,6 +25,7 @@ __all__ = [
     "information_flow",
     "order_exchanges",
     "outcome_strips",
+    "regret_curves",
     "save",
     "sep_attention_scores",
     "success_heatmap",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from orderscale_jax.circuits import Circuits, CircuitTable, find_circuits
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.figures import style
-from orderscale_jax.formatting import MODE_WORDS, NO_BREAK, count, edge_label
+from orderscale_jax.formatting import NO_BREAK, count, edge_label
 
 LETTERS = "abcd"  # of the minimal circuits that are written out below a panel
 MOST_NAMED = len(LETTERS)
@@ -65,7 +65,7 @@ def circuit_lattice(tables: Mapping[str, CircuitTable], *, tolerance: float = 0.
                 letters, lowest = " ".join(LETTERS[i] for i, _ in rows), min(values[row] for _, row in rows)
                 place = {"xytext": (0, -5), "textcoords": "offset points", "ha": "center", "va": "top"}
                 axes.annotate(letters, (size, lowest), **place, color=style.VERMILLION)
-        axes.set_title(f"cut: {MODE_WORDS[mode]}")
+        axes.set_title(f"cut: {mode}")
         axes.set(xlabel=f"edges kept of {E}", ylim=(-0.03, 1.06), xlim=(-0.6, E + 0.6))
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes.text(
