@@ -21,6 +21,7 @@ from orderscale_jax import checkpoint
 from orderscale_jax.accelerators import hlo, programs, targets
 from orderscale_jax.analysis import ablate_edges
 from orderscale_jax.analysis.ablation import count_right
+from orderscale_jax.circuits import all_sets, circuit_table
 from orderscale_jax.cli import arguments, machine, peers
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.config import default_config, table_config
@@ -46,6 +47,7 @@ SEEDS = arguments.define(
 )
 
 TABLE_RUNS, MODELS = 60, 256  # on an accelerator
+SETS = 256  # of edges, that the loop tries per timing
 DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of 100
 
 
@@ -66,6 +68,8 @@ def measure(file: machine.Lines | None):
     for label, n_layers in (("two_layer", 2), ("three_layer", 3)):
         training_speed(tell, label, n_layers)
     ablation_speed(tell)
+    for label in ("two_layer", "three_layer"):
+        circuit_speed(tell, label)
     ensemble_speed(tell)
     if jax.default_backend() != "cpu":
         many_models(tell)
@@ -293,6 +297,26 @@ def ablation_speed(tell):
     tell("edge_ablation_speedup_over_loop", np.median(found["loop"] / found["ours"]), "ratio")
     gap = np.abs(np.stack([result.accuracies for result in ours()]) - loop()).max()
     tell("edge_ablation_largest_difference_to_loop", gap, "accuracy")
+
+
+def circuit_speed(tell, label: str):
+    """Every set of live edges of a shipped model, one meaning of a cut, against a loop of dense forwards.
+
+    The loop takes SETS of them at most, spread evenly, and its time is told for all.
+    """
+    model, _ = checkpoint.load_pretrained(label)
+    lists = make_setup(default_config())[1].validation
+    kept = all_sets(len(model.config.graph.live_edges))
+    some = kept[:: max(1, len(kept) // SETS)]
+    arrays = jax.tree.map(jnp.asarray, checkpoint.named_arrays(model))
+    loop = peers.sets_loop(model.config, arrays, lists, some)
+    found = timings({"ours": lambda: circuit_table(model, lists), "loop": loop})
+    found["loop"] *= len(kept) / len(some)
+    tell(f"circuits_seconds_{label}", np.median(found["ours"]), "s")
+    tell(f"circuits_loop_seconds_{label}", np.median(found["loop"]), "s")
+    tell(f"circuits_speedup_over_loop_{label}", np.median(found["loop"] / found["ours"]), "ratio")
+    gap = np.abs(circuit_table(model, lists).values()[:: max(1, len(kept) // SETS)] - loop()).max()
+    tell(f"circuits_largest_difference_to_loop_{label}", gap, "accuracy")
 
 
 def timings(calls) -> dict[str, np.ndarray]:

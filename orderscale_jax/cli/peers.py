@@ -96,6 +96,24 @@ def ablate_loop(config: ModelConfig, arrays, lists):
     return loop
 
 
+def sets_loop(config: ModelConfig, arrays, lists, kept, at_once: int = 16):
+    """Sets of live edges kept, bool [K, E], by a dense forward each, some side by side: call() -> [K]."""
+    graph = Graph(config.list_len, config.n_layers)
+    token_ids, targets = jnp.asarray(tokens(lists, config.n_digits)), jnp.asarray(lists)
+    layers, queries, keys = np.array(graph.live_edges).T
+    keeps = np.ones((len(kept), config.n_layers, graph.n_positions, graph.n_positions), np.float32)
+    keeps[:, layers, queries, keys] = kept
+
+    @jax.jit
+    def accuracies(arrays, keeps):
+        def one(keep):
+            return (forward(config, arrays, token_ids, keep, True).argmax(-1) == targets).mean()
+
+        return jax.lax.map(one, keeps, batch_size=at_once)
+
+    return lambda: np.asarray(accuracies(arrays, keeps))
+
+
 def train_torch(config: ModelConfig, arrays, lists, learning_rate=1e-3, weight_decay=0.01):
     """The same steps in PyTorch, eager as published: call() -> losses [S]; None without PyTorch."""
     try:
