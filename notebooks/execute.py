@@ -1,13 +1,15 @@
-"""Executes the notebook on the CPU and stores it with what came out: `python notebooks/execute.py`.
+"""Executes notebooks on the CPU and stores them with what came out: `python notebooks/execute.py [FILE …]`.
 
-It needs the extra `notebook`. The notebook's metadata get the digest of the code that was executed, so that a
-test can tell whether the stored outputs are those of the stored code.
+Without a file it takes all that lie beside it. It needs the extra `notebook`. A notebook's metadata get the
+digest of the code that was executed, so that a test can tell whether the stored outputs are those of the
+stored code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import nbclient
 import nbformat
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOK = Path(__file__).with_name("order_by_scale.ipynb")
+NOTEBOOKS = sorted(Path(__file__).parent.glob("*.ipynb"))
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}  # also where there is a GPU
 WIDGET = "application/vnd.jupyter.widget-view+json"
 OPTIONS = {"timeout": 600, "kernel_name": "python3", "record_timing": False, "store_widget_state": False}
@@ -27,9 +29,9 @@ def code_digest(notebook) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def executed():
+def executed(path: Path):
     """The notebook with what its cells give in an empty folder."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": folder}}, **OPTIONS)
         client.execute(env={**os.environ, **ENVIRONMENT})
@@ -42,4 +44,5 @@ def executed():
 
 
 if __name__ == "__main__":
-    nbformat.write(executed(), NOTEBOOK)
+    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else NOTEBOOKS:
+        nbformat.write(executed(path), path)

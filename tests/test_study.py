@@ -54,7 +54,7 @@ def test_the_figures_of_the_write_up_are_drawn_from_the_rows(tmp_path, forks):
     assert out.count("\n") > len(summarize(read_results(RESULTS / "why_stuck.csv")))
 
 
-@pytest.mark.parametrize("name", ["plateau", "transplant"])
+@pytest.mark.parametrize("name", ["plateau", "transplant", "approximations"])
 def test_its_scripts_say_what_they_do(name, forks):
     code, out, err = forks.run("--help", place=ROOT, code=launch(name))
     assert (code, err) == (0, "") and "--output=FILE" in out
