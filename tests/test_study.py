@@ -1,12 +1,15 @@
 """What is shipped of the study is what its configurations name, and what is said of it is drawn from it."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from orderscale_jax import files
 from orderscale_jax.cli.configuration import load, shipped
+from orderscale_jax.report.table import published_checkpoints
 from orderscale_jax.training import sweep
 from orderscale_jax.training.sweep_results import summarize
 from orderscale_jax.training.sweep_rows import read_results
@@ -39,6 +42,44 @@ def test_the_recipe_in_the_report_is_what_was_measured():
         counts = {"runs": cell.n_runs, "runs_above_0_9": cell.successes}
         expected = {name: float(value) for name, value in {**cell.values, **counts, **measured}.items()}
         assert line == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_carries_order_is_told_as_it_was_counted():
+    census = files.read_note(RESULTS / "census.json")["summary"]
+    orders = [census[kind]["order"]["exchange"] for kind in ("two_layer", "two_layer_fresh")]
+    published = published_checkpoints()["two_layer"]["order"]["exchange"]
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    rows = {
+        "the weights of P_1": "positions",
+        "the weights of E[d1]": "embeddings",
+        "both: alpha_1": "alphas",
+        "SEP of the reversed": "reversed_list",
+        "control: P_1 and P_2": "random_weights",
+        "control: a random vector": "random_directions",
+    }
+    for start, name in rows.items():
+        (line,) = (line for line in lines if line.replace("*", "").startswith(f"| {start}"))
+        numbers = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", line.replace("*", "").partition(" | ")[2])]
+        measured = [order[name]["reversed"][i] for order in orders for i in (2, 0, 4)]
+        measured.append(published[name]["reversed"])
+        np.testing.assert_allclose(numbers, 100 * np.array(measured), atol=0.0501)
+
+
+def test_regrets_are_told_as_they_were_measured():
+    rows = list(csv.DictReader((RESULTS / "approximations.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 8 * 4 * 11
+    text = (ROOT / "docs" / "answer_key.md").read_text()
+    for name, method in {"EAP": "edge_attribution", "exact Shapley values": "shapley_values"}.items():
+        first = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        cells = first.split(" | ")[1:]
+        for cut, cell in zip(("renormalize", "zero", "mean", "resample"), cells, strict=True):
+            found = [
+                float(row["mean_regret"])
+                for row in rows
+                if (row["kind"], row["cut"], row["method"]) == ("three_layer", cut, method)
+            ]
+            said = [float(x) for x in re.findall(r"\d\.\d+", cell)]
+            np.testing.assert_allclose(said, [np.mean(found), min(found), max(found)], atol=5.1e-4)
 
 
 def launch(name: str) -> str:
