@@ -22,8 +22,8 @@ BOTH_WRONG = {"edgecolors": style.INK, "facecolors": "none", "marker": "s", "s":
 def sep_attention_scores(sep: SepAttention) -> Figure:
     """SEP's scores of two digits before the softmax, right lists against wrong ones.
 
-    On the dashed diagonal both digits get the same attention. A panel per pair of digits and head; the grey text gives the mean
-    gap |score_i - score_j| of right and of wrong lists, where there is room for it.
+    On the dashed diagonal both digits get the same attention. A panel per pair of digits and head; the grey
+    text gives the mean gap |score_i - score_j| of right and of wrong lists, where there is room for it.
 
     Raises:
       UserError: the lists have one digit only.
