@@ -61,9 +61,13 @@ def _lists(model, count=13, seed=0):
 @pytest.mark.parametrize(
     ("variant", "mode"),
     [
-        *itertools.product(["plain"], CUTS),
-        *itertools.product(["three layers", "heads"], ["renormalize", "mean"]),
-        *itertools.product(["LayerNorm, biases", "MLP, learned projections", "three digits"], ["resample"]),
+        ("plain", "zero"),
+        ("three layers", "renormalize"),
+        ("three layers", "mean"),
+        ("three digits", "zero"),
+        ("heads", "renormalize"),
+        ("LayerNorm, biases", "resample"),
+        ("MLP, learned projections", "resample"),
         ("one layer", "zero"),
     ],
 )

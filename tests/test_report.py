@@ -11,6 +11,7 @@ from conftest import SMALL, VARIANTS, random_model
 from orderscale_jax import report
 from orderscale_jax.analysis import EdgeAblation, structure_p_value, study_model, tabulate
 from orderscale_jax.checkpoint import load_checkpoint, save_checkpoint
+from orderscale_jax.circuits import MEASURES, CircuitTable, all_sets
 from orderscale_jax.config import default_config, model_config, task_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import Curve
@@ -76,6 +77,16 @@ def cheap_ablation(model, lists, mode):
     return EdgeAblation(mode, None, graph.edges, live, 0.9, accuracies, each, 0.01, 0.9)
 
 
+def cheap_table(model, lists, mode):
+    """Accuracy grows with the edges that are kept; the real one takes seconds to compile."""
+    graph = model.config.graph
+    kept = all_sets(len(graph.live_edges))
+    share = kept.mean(1)
+    each = np.repeat(share[:, None], graph.list_len, 1)
+    worst = dict.fromkeys(MEASURES, share)
+    return CircuitTable(graph, mode, len(lists), kept, each, share, -each, each, -each, worst, (), each)
+
+
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
 def kind(request):
     """A small model, its study, its results and the keys that apply to some models only."""
@@ -83,6 +94,7 @@ def kind(request):
     model = random_model(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orderscale_jax.analysis.study.ablate_edges", cheap_ablation)
+        patch.setattr("orderscale_jax.analysis.study.circuit_table", cheap_table)
         found = study_model(model, lists_of(config))
     return model, found, tabulate(found, name="small", n_train=80, n_val_total=50), applicable
 

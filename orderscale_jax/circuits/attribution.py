@@ -182,8 +182,9 @@ def learned_masks(
         raise UserError(f"lambdas are numbers, 0 or more, one at least; got {lambdas.tolist()}")
     replaced = replacements(model, lists, mode, seed=seed)
     graphdef, params = nnx.split(model)
-    settings = (metric, mode == "renormalize", steps, n_groups, n_lists // n_groups, learning_rate)
-    thetas = _learn(graphdef, settings, params, jax.random.key(seed), lambdas, lists, replaced)
+    settings = (metric, steps, n_groups, n_lists // n_groups, learning_rate)
+    renormalize, key = mode == "renormalize", jax.random.key(seed)
+    thetas = _learn(graphdef, settings, renormalize, params, key, lambdas, lists, replaced)
     return np.asarray(thetas, np.float64).mean(0)
 
 
@@ -251,7 +252,7 @@ def _keep_gradients(model, lists, mode: str, metric: str, keeps, seed: int) -> n
     return total
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _keep_gradients_of(graphdef, metric, renormalize, params, keeps, lists, weights, replaced):
     """Gradients [K, E] of the weighted sum of the metric over lists."""
     model = nnx.merge(graphdef, params)
@@ -270,7 +271,7 @@ def _embedded(model, lists):
     return jnp.concatenate([jnp.broadcast_to(x, (len(lists), *x.shape[1:])) for x in stations], 1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _path_scores(graphdef, metric, renormalize, params, points, lists, weights, replaced, baseline):
     """Scores [E] of `integrated_inputs`, the weighted sum over lists."""
     model = nnx.merge(graphdef, params)
@@ -295,7 +296,7 @@ def _path_scores(graphdef, metric, renormalize, params, points, lists, weights, 
     return jax.lax.map(score, points).mean(0)
 
 
-def _removed(model, trace, renormalize: bool, replaced):
+def _removed(model, trace, renormalize, replaced):
     """What cutting each edge takes from what its query receives, to first order, [E, B, D]."""
     found = []
     for i, (layer, query, key) in enumerate(model.config.graph.live_edges):
@@ -303,17 +304,16 @@ def _removed(model, trace, renormalize: bool, replaced):
         residuals = trace.residuals[layer]
         values = block.attn.values(block.ln1(residuals) if block.ln1 else residuals)  # [B, T, H, C]
         value = values[:, key]
-        if renormalize:
-            value = value - einsum("bhk,bkhc->bhc", row, values)
+        value = jnp.where(renormalize, value - einsum("bhk,bkhc->bhc", row, values), value)
         message = block.attn.write(row[:, :, key, None] * value)
         found.append(message if replaced is None else message - replaced[i])
     return jnp.stack(found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _learn(graphdef, settings, params, key, lambdas, lists, replaced):
+def _learn(graphdef, settings, renormalize, params, key, lambdas, lists, replaced):
     """Probabilities [len(lambdas), E] of `learned_masks`."""
-    metric, renormalize, steps, n_groups, size, learning_rate = settings
+    metric, steps, n_groups, size, learning_rate = settings
     model = nnx.merge(graphdef, params)
     n_edges = len(model.config.graph.live_edges)
     optimiser = optax.adam(learning_rate)
