@@ -56,6 +56,13 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """`90 s`, `5 min`, `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
 def enumerate_words(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *front, last = parts

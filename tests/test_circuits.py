@@ -301,7 +301,7 @@ def test_what_is_wrong_is_said():
         lambda: score_sets(model, lists, all_sets(5).astype(int)): "truth values",
         lambda: circuit_table(
             _model(n_layers=3, list_len=3), _lists(_model(list_len=3))
-        ): r"2\^22.*hours.*samples",
+        ): r"2\^22 = 4,194,304.* s and .* GB.*samples",
         lambda: find_circuits(table, tolerance=1.0): "from 0 to below 1",
         lambda: find_circuits(table, tolerance=-0.1): "from 0 to below 1",
         lambda: find_circuits(table, tolerance=float("nan")): "from 0 to below 1",

@@ -22,7 +22,7 @@ from orderscale_jax.cli import arguments, machine, signals
 from orderscale_jax.cli.configuration import Configuration
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import transitions
-from orderscale_jax.formatting import count
+from orderscale_jax.formatting import count, duration
 from orderscale_jax.training import sweep
 from orderscale_jax.training.devices import memory
 from orderscale_jax.training.size import run_bytes
@@ -115,12 +115,6 @@ def tell(jobs: list[sweep.Job]):
         "time: steps timed now on the cells with least and most work, good to a factor of two or three; runs "
         f"may stop early; memory: the arrays of the largest cell ({largest}), at least"
     )
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def sentence(summary: Summary) -> str:
