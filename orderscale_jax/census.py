@@ -1,7 +1,8 @@
 """A census of circuits: does what is found in one model hold for others that were trained alike?
 
 `examine` says of one model what its exact tables hold. `summarize` compares what was said: of models with
-other seeds, of the same model on resampled lists, and of the same model with other meanings of a cut.
+other seeds, of the same model on resampled lists, with other meanings of a cut, and, where a cut edge gets
+the message of another list, with others drawn.
 
 Similarity of two circuits is their Jaccard index, edges in both by edges in either. A model has several
 minimal circuits; its *first* one is the most accurate of the smallest, as one would report it.
@@ -12,6 +13,7 @@ Dimensions: B lists, K = 2^E sets of E live edges, R resamples.
 from __future__ import annotations
 
 import itertools
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +37,7 @@ def examine(
     *,
     tolerance: float = 0.01,
     n_resamples: int = 20,
+    n_draws: int = 4,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What the exact tables of one model say, by meaning of a cut, as JSON can hold it.
@@ -45,17 +48,23 @@ def examine(
       modes: meanings of a cut.
       tolerance: see `find_circuits`.
       n_resamples: R, how often B lists are drawn from the lists, with replacement.
-      seed: of what is drawn.
+      n_draws: how often `resample` draws its messages anew.
+      seed: of what is drawn; the draws have those after it.
 
     Returns:
-      By mode: `accuracy` intact, `minimal` circuits, `shapley` values, and of the resamples the `minimal`
+      By mode: `accuracy` intact, `minimal` circuits, `shapley` values; of the resamples of lists
+      (`resampled`) and of the further draws of messages (`redrawn`, empty in other modes) the `minimal`
       circuits of each.
 
     Raises:
-      UserError: as `circuit_table` and `find_circuits` do.
+      UserError: as `circuit_table` and `find_circuits` do, or a number below 0.
     """
+    for name, value in {"n_resamples": n_resamples, "n_draws": n_draws}.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 0:
+            raise UserError(f"{name} must be a whole number, 0 or more; got {value!r}")
     found = {}
     for mode in modes:
+        draws = range(seed + 1, seed + 1 + n_draws) if mode == "resample" else ()
         table = circuit_table(model, lists, mode, seed=seed)
         circuits = find_circuits(table, tolerance=tolerance)
         resampled = resample(table, n_resamples, seed)
@@ -65,6 +74,12 @@ def examine(
                 "minimal": _in_order(table.values(), tolerance, len(table.edges)),
                 "shapley": circuits.shapley,
                 "resampled": [_in_order(values, tolerance, len(table.edges)) for values in resampled],
+                "redrawn": [
+                    _in_order(
+                        circuit_table(model, lists, mode, seed=draw).values(), tolerance, len(table.edges)
+                    )
+                    for draw in draws
+                ],
             }
         )
     return found
@@ -73,7 +88,9 @@ def examine(
 def resample(table: CircuitTable, n_resamples: int, seed: int) -> np.ndarray:
     """Accuracy [R, K] of every set on lists drawn with replacement from those of the table."""
     drawn = np.random.default_rng(seed).integers(0, table.n_lists, (n_resamples, table.n_lists))
-    weights = np.stack([np.bincount(row, minlength=table.n_lists) for row in drawn], 1).astype(np.float32)
+    weights = np.zeros((table.n_lists, n_resamples), np.float32)
+    for column, row in zip(weights.T, drawn, strict=True):
+        column[:] = np.bincount(row, minlength=table.n_lists)
     total = 0.0
     for bits, version in zip(table.right, table.version.T, strict=True):
         right = np.unpackbits(bits, axis=1, count=table.n_lists).astype(np.float32)
@@ -86,20 +103,28 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
       By mode: `models`; `minimal`, how many models have so many minimal circuits; `sizes`, how many of all
-      minimal circuits have so many edges; `between_seeds`, `between_resamples` and `between_modes`, each with
+      minimal circuits have so many edges; `between_seeds` (pairs of models), `between_resamples` and
+      `between_draws` (a model and itself with lists or messages drawn anew) and `between_modes` (a model in
+      this mode and in each of the others), each with
       `jaccard` (the mean over pairs of the index of the first circuits), `closest` (the mean of the index of
       the two minimal circuits that are most alike) and `shared` (in how many of the pairs, as a fraction, the
       same set is minimal in both); `shapley` and `shapley_deviation` over models.
 
     Raises:
-      UserError: there are no rows, or they are not of the same modes.
+      UserError: there are no rows, or they are not of the same modes and as many edges.
     """
-    if not rows or any(set(row) != set(rows[0]) for row in rows):
-        raise UserError("a census is summarised from rows with the same meanings of a cut, one at least")
+    kinds = {tuple((mode, len(of["shapley"])) for mode, of in sorted(row.items())) for row in rows}
+    if len(kinds) != 1:
+        raise UserError(
+            "a census is summarised from one row or more, with the same meanings of a cut and as many edges"
+        )
     found = {}
     for mode in rows[0]:
         own = [row[mode]["minimal"] for row in rows]
-        resampled = [(row[mode]["minimal"], other) for row in rows for other in row[mode]["resampled"]]
+        resampled, redrawn = (
+            [(row[mode]["minimal"], other) for row in rows for other in row[mode][name]]
+            for name in ("resampled", "redrawn")
+        )
         of_modes = [
             (row[mode]["minimal"], row[other]["minimal"]) for row in rows for other in row if other != mode
         ]
@@ -112,6 +137,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
                 "most_frequent": _most_frequent(own),
                 "between_seeds": _similarity(itertools.combinations(own, 2)),
                 "between_resamples": _similarity(resampled),
+                "between_draws": _similarity(redrawn),
                 "between_modes": _similarity(of_modes),
                 "shapley": shapley.mean(0),
                 "shapley_deviation": shapley.std(0),
@@ -124,34 +150,40 @@ def summarize_order(orders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How much what carries order differs between models, from the `order` of each (`tabulate_order`).
 
     Returns:
-      `models`; by what is exchanged `reversed`, `right` and `repeated`, each as least, lower quartile,
-      median, upper quartile and most over models; `same_digit_larger` and `lists_right_by_gap` likewise;
-      `in_positions`, of how many models `analysis.order.is_in_positions` is true.
+      `models`; by what is changed (`exchange`), and by random vectors as long (`random_vectors`), `reversed`,
+      `right` and `repeated`, each as least, lower quartile, median, upper quartile and most over models;
+      `intact`, `same_digit_larger` and `accuracy_by_alpha_gap` likewise; `in_positions`, of how many models
+      `analysis.order.is_in_positions` is true.
 
     Raises:
       UserError: there is no model.
     """
     if not orders:
         raise UserError("what carries order is summarised over one model at least")
-    names = orders[0]["exchange"]
-    effects = {
-        name: {
-            field: _spread(order["exchange"][name][field] for order in orders)
-            for field in ("reversed", "right", "repeated")
-        }
-        for name in names
-    }
+
+    def effects(of_models: Sequence[Mapping[str, Any]]):
+        fields = ("reversed", "right", "repeated")
+        return {field: _spread(effect[field] for effect in of_models) for field in fields}
+
     gaps = [
-        {"from": bin["from"], "to": bin["to"]}
-        | {"lists_right": _spread(order["accuracy_by_alpha_gap"][i]["lists_right"] for order in orders)}
+        {name: bin[name] for name in ("from", "to")}
+        | {
+            name: _spread(order["accuracy_by_alpha_gap"][i][name] for order in orders)
+            for name in ("lists_right", "all_right")
+        }
         for i, bin in enumerate(orders[0]["accuracy_by_alpha_gap"])
     ]
+    by_name = {
+        kind: {name: effects([order[kind][name] for order in orders]) for name in orders[0][kind]}
+        for kind in ("exchange", "random_vectors")
+    }
     return {
         "models": len(orders),
-        "exchange": effects,
+        "intact": effects([order["intact"] for order in orders]),
+        **by_name,
         "same_digit_larger": _spread(order["same_digit_larger"] for order in orders),
         "accuracy_by_alpha_gap": gaps,
-        "in_positions": sum(is_in_positions(order["exchange"]) for order in orders),
+        "in_positions": sum(map(is_in_positions, orders)),
     }
 
 

@@ -1,4 +1,4 @@
-"""The census: what rows of models have in common, and a command that goes on where it was killed."""
+"""The census: what rows of models have in common."""
 
 import json
 
@@ -19,6 +19,7 @@ def row(minimal, resampled=(), shapley=(0.5, 0.5)):
         "minimal": [list(x) for x in minimal],
         "shapley": list(shapley),
         "resampled": [[list(x) for x in circuits] for circuits in resampled],
+        "redrawn": [[list(minimal[0])], [[9]]],
     }
 
 
@@ -41,6 +42,7 @@ def test_a_summary_by_hand():
     assert of_lists["jaccard"] == pytest.approx((1 + 1 / 3 + 1 + 0) / 4)
     assert of_lists["closest"] == pytest.approx((1 + 1 / 3 + 1 + 1) / 4)
     of_cuts = found["between_modes"]
+    assert found["between_draws"] == {"jaccard": 0.5, "closest": 0.5, "shared": 0.5, "pairs": 4}
     assert of_cuts == {"jaccard": pytest.approx((1 + 1 / 3) / 2), "closest": 1, "shared": 1, "pairs": 2}
     assert found["most_frequent"]["models"] == 1
     np.testing.assert_allclose(found["shapley"], [0.3, 0.7])
@@ -60,13 +62,16 @@ def test_resampled_tables_are_tables_of_resampled_lists():
 
 def test_a_model_is_examined():
     model = random_model(VARIANTS["plain"])
-    found = census.examine(model, LISTS, ["renormalize", "resample"], tolerance=0.02, n_resamples=3)
+    found = census.examine(
+        model, LISTS, ["renormalize", "resample"], tolerance=0.02, n_resamples=3, n_draws=2
+    )
     assert json.loads(json.dumps(found)) == found and set(found) == {"renormalize", "resample"}
     for mode, said in found.items():
         values = circuit_table(model, LISTS, mode).values()
         enough = values >= values[-1] - 0.02 - 1e-9
         sizes = [len(circuit) for circuit in said["minimal"]]
         assert sizes == sorted(sizes) and len(said["resampled"]) == 3
+        assert len(said["redrawn"]) == 2 * (mode == "resample")
         for circuit in said["minimal"]:
             index = sum(1 << i for i in circuit)
             assert enough[index] and not any(enough[index ^ 1 << i] for i in circuit)
@@ -75,7 +80,63 @@ def test_a_model_is_examined():
         assert accuracy == sorted(accuracy, reverse=True)
 
 
+def test_messages_are_drawn_anew():
+    model = random_model(VARIANTS["plain"])
+    (first, second) = census.examine(model, LISTS, ["resample"], n_resamples=0, n_draws=2)["resample"][
+        "redrawn"
+    ]
+    for seed, said in ((1, first), (2, second)):
+        assert census.examine(model, LISTS, ["resample"], seed=seed)["resample"]["minimal"] == said
+
+
+def order(reversed_by, right):
+    """What `tabulate_order` says of a model, with these shares for every change of SEP."""
+
+    def effects(scale):
+        names = (
+            "reversed_list",
+            "positions",
+            "positions_of_reversed",
+            "embeddings",
+            "embeddings_of_reversed",
+        )
+        return {name: {"reversed": scale * reversed_by, "right": right, "repeated": 0.5} for name in names}
+
+    exchange = effects(1)
+    exchange["embeddings"] = exchange["embeddings_of_reversed"] = {"reversed": 0, "right": 1, "repeated": 0}
+    gaps = [{"from": 0, "to": 1, "lists": 3, "lists_right": right, "all": 9, "all_right": None}]
+    return {
+        "intact": {"reversed": 0, "right": 1, "repeated": 0},
+        "exchange": exchange,
+        "random_vectors": effects(0.05 if reversed_by < 0.9 else 0.5),
+        "same_digit_larger": reversed_by,
+        "accuracy_by_alpha_gap": gaps,
+    }
+
+
+def test_orders_are_summarised_by_hand():
+    found = census.summarize_order([order(0.2, 0.5), order(0.4, 0.1), order(1.0, 0.0)])
+    assert found["models"] == 3 and found["in_positions"] == 2  # the third's random vectors reverse half
+    assert found["exchange"]["positions"]["reversed"] == pytest.approx([0.2, 0.3, 0.4, 0.7, 1.0])
+    assert found["exchange"]["positions"]["right"] == pytest.approx([0, 0.05, 0.1, 0.3, 0.5])
+    assert found["random_vectors"]["positions"]["reversed"] == pytest.approx([0.01, 0.015, 0.02, 0.26, 0.5])
+    assert found["intact"]["right"] == [1] * 5
+    assert found["same_digit_larger"] == pytest.approx([0.2, 0.3, 0.4, 0.7, 1.0])
+    (gap,) = found["accuracy_by_alpha_gap"]
+    assert (gap["from"], gap["to"], gap["all_right"]) == (0, 1, [None] * 5)
+    assert gap["lists_right"] == pytest.approx([0, 0.05, 0.1, 0.3, 0.5])
+    with pytest.raises(UserError, match="one model at least"):
+        census.summarize_order([])
+
+
 def test_rows_that_do_not_fit_are_refused():
-    for rows in ([], [{"zero": row([[0]])}, {"mean": row([[0]])}]):
-        with pytest.raises(UserError, match="same meanings of a cut"):
+    other_edges = [{"zero": row([[0]])}, {"zero": row([[0]], (), (0.5,))}]
+    for rows in ([], [{"zero": row([[0]])}, {"mean": row([[0]])}], other_edges):
+        with pytest.raises(UserError, match="the same meanings of a cut and as many edges"):
             census.summarize(rows)
+
+
+@pytest.mark.parametrize("wrong", [{"n_resamples": -1}, {"n_draws": 1.5}, {"n_resamples": True}])
+def test_numbers_of_draws_are_whole(wrong):
+    with pytest.raises(UserError, match="a whole number, 0 or more"):
+        census.examine(random_model(VARIANTS["plain"]), LISTS, ["zero"], **wrong)

@@ -10,7 +10,16 @@ from matplotlib.collections import PathCollection
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from orderscale_jax import figures
-from orderscale_jax.analysis import AttentionStatistics, Difference, EdgeAblation, ListErrors, SepAttention
+from orderscale_jax.analysis import (
+    AttentionStatistics,
+    Difference,
+    EdgeAblation,
+    Effect,
+    ListErrors,
+    Order,
+    SepAttention,
+)
+from orderscale_jax.analysis.order import EXCHANGES
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import signed
 from orderscale_jax.graph import Edge, Graph
@@ -245,6 +254,81 @@ def test_difference_bars_end_where_their_sum_line_ends():
     assert [text.get_text() for text in axes.texts] == [
         "−4.00", "+2.50", "+2.50", "+2.50", "+2.50", "−1.00", "+5.00"
     ]  # fmt: skip
+
+
+def make_order(with_all=True):
+    """An Order in which every number is another one."""
+    shares = iter(np.linspace(0.01, 0.99, 400))
+
+    def effect():
+        return Effect(*(next(shares) for _ in range(5)))
+
+    exchange = {name: effect() for name in EXCHANGES}
+    counts, accuracy = np.array([3, 1_200, 7]), np.array([0.25, 0.5, np.nan])
+    every = (4 * counts, accuracy / 2) if with_all else (None, None)
+    return Order(
+        n_lists=1210,
+        g=np.zeros(4),
+        c=0.0,
+        fit_error=0.0,
+        same_digit_larger=0.9,
+        intact=effect(),
+        exchange=exchange,
+        random_vectors={name: effect() for name in EXCHANGES if name != "reversed_list"},
+        steering={dose: (effect(), effect()) for dose in (0.0, 0.5)},
+        scaling={factor: (effect(), effect()) for factor in (-1.0, 0.0, 2.0)},
+        gaps=(0.0, 0.1, 0.5, 1.0),
+        gap_lists=counts,
+        gap_accuracy=accuracy,
+        all_lists=every[0],
+        all_accuracy=every[1],
+    )
+
+
+@pytest.mark.parametrize("with_all", [True, False])
+def test_exchanges_stand_beside_their_names(with_all):
+    found = make_order(with_all)
+    figure = figures.order_exchanges(found)
+    check_words(figure)
+    effects, gaps, scaling, steering = figure.axes
+    names = [label.get_text() for label in effects.get_yticklabels()]
+    assert names == [EXCHANGES[name] for name in found.exchange][::-1]
+    keys = [key for name in names for key, words in EXCHANGES.items() if words == name]
+    lines = iter(effects.lines)
+    for field in ("reversed", "right"):
+        for of, lacking in ((found.exchange, ()), (found.random_vectors, ("reversed_list",))):
+            expected = [(getattr(of[k], field), y) for y, k in enumerate(keys) if k not in lacking]
+            np.testing.assert_allclose(np.transpose(next(lines).get_data()), expected)
+    for axes, doses in ((scaling, found.scaling), (steering, found.steering)):
+        expected = [
+            [getattr(pair[i], f) for pair in doses.values()] for f in ("reversed", "right") for i in (0, 1)
+        ]
+        for line, values in zip(axes.lines, expected, strict=True):
+            np.testing.assert_allclose(line.get_data(), [list(doses), values])
+    drawn = [[bar.get_height() for bar in bars] for bars in gaps.containers]
+    assert drawn == [[0.25, 0.5, 0], [0.125, 0.25, 0]][: 1 + with_all]
+    counted = ["3", "1,200", "7", "12", "4,800", "28"][: 3 + 3 * with_all]
+    assert [text.get_text() for text in gaps.texts] == counted
+
+
+def test_a_census_draws_the_models_that_it_summarises():
+    def order(share):
+        return {"exchange": {name: {"reversed": share, "right": 1 - share} for name in EXCHANGES}}
+
+    likeness = {key: {"jaccard": 0.5} for key in ("between_resamples", "between_modes", "between_draws")}
+    circuits = {"zero": likeness | {"models": 2, "between_seeds": {"jaccard": None}}}
+    said = {
+        "models": {"two_layer": {str(seed): {"order": order(seed / 10)} for seed in range(5)}},
+        "summary": {"two_layer": {"seeds": [0, 3], "circuits": circuits, "order": {}}},
+    }
+    figure = figures.census_overview(said)
+    check_words(figure)
+    _, below = figure.axes
+    dots = [np.asarray(drawn.get_offsets())[:, 0] for drawn in below.collections]
+    expected = [[0, 0.3]] * len(EXCHANGES) + [[1, 0.7]] * len(EXCHANGES)
+    np.testing.assert_allclose(dots, expected)
+    with pytest.raises(UserError, match="no census to draw"):
+        figures.census_overview({})
 
 
 @pytest.mark.parametrize("n_runs, with_loss", [(1, True), (6, False), (12, False)])

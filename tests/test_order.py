@@ -1,5 +1,6 @@
 """What carries order: exchanges inside SEP, against what they must do and against the published numbers."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from test_reference import REFERENCE
 
 from orderscale_jax import load_pretrained
 from orderscale_jax.analysis import exchange_in_model, intervene, observe, what_carries_order
-from orderscale_jax.analysis.order import random_units, tabulate_order
+from orderscale_jax.analysis.order import is_in_positions, random_units, tabulate_order
 from orderscale_jax.convert import from_torch, read_arrays
 from orderscale_jax.errors import UserError
 from orderscale_jax.model import ModelConfig
@@ -50,12 +51,12 @@ def test_nothing_added_changes_nothing(seen, found):
 
 def test_positions_reverse_and_the_controls_do_not(found):
     reversed_by = {name: effect.reversed for name, effect in found.exchange.items()}
-    assert reversed_by["positions"] > 0.7 and reversed_by["embeddings"] < 0.06
-    assert max(reversed_by["random_directions"], reversed_by["random_directions_embeddings"]) < 0.06
-    assert reversed_by["random_weights"] < 0.4
-    lengths = {name: effect.length for name, effect in found.exchange.items()}
-    assert lengths["random_directions"] == pytest.approx(lengths["positions"])
-    assert lengths["random_directions_embeddings"] == pytest.approx(lengths["embeddings"])
+    assert min(reversed_by["positions"], reversed_by["positions_of_reversed"]) > 0.7
+    assert max(reversed_by["embeddings"], reversed_by["embeddings_of_reversed"]) < 0.08
+    assert reversed_by["weights_of_another"] < 0.4
+    assert set(found.random_vectors) == set(found.exchange) - {"reversed_list"}
+    for name, control in found.random_vectors.items():
+        assert control.length == pytest.approx(found.exchange[name].length) and control.reversed < 0.06
     for along, random in (*found.steering.values(), *found.scaling.values()):
         assert along.length == pytest.approx(random.length) and random.reversed < 0.06
     assert max(found.scaling, key=lambda s: found.scaling[s][0].reversed) == 1.0
@@ -75,13 +76,60 @@ def test_doses_point_towards_the_reversed_list(seen, found):
     assert len(away) > 0 and max(away) < 0.03
 
 
-def test_random_weights_are_those_of_other_lists(seen, found):
+def _sep(model, lists):
+    """What SEP holds after layer 0, [B, D]."""
+    return np.asarray(model(lists, trace=True)[1].residuals[1, :, 2], float)
+
+
+def test_each_exchange_gives_sep_the_weights_it_is_named_for(seen, found):
+    """SEP put together anew, from weights that are written out here, and set in the running model."""
     differ, alpha, P = _parts(seen)
-    others = alpha[np.random.default_rng(0).permutation(len(alpha))]
-    gaps = np.abs(others - alpha)[differ, 0]  # the two weights sum to 1, so only P_1 - P_2 is left
-    control = found.exchange["random_weights"]
-    length = np.linalg.norm(P[0] - P[1])
-    assert 0.5 * gaps.mean() * length < control.length < 2 * gaps.mean() * length
+    E = np.asarray(seen.model.embed.W_E[...], float)
+    backwards = observe(seen.model, seen.lists[:, ::-1]).sep_reads[0, :, 0].astype(float)
+    (a1, a2), (b1, b2), half = alpha.T, backwards.T, np.full(len(alpha), 0.5)
+    weights = {  # of E[d1], E[d2], P_1, P_2; the reversed list reads d2 first
+        "positions_of_reversed": (a1, a2, b1, b2),
+        "embeddings_of_reversed": (b2, b1, a1, a2),
+        "alphas": (a2, a1, a2, a1),
+        "positions": (a1, a2, a2, a1),
+        "embeddings": (a2, a1, a1, a2),
+        "even_positions": (a1, a2, half, half),
+        "even_embeddings": (half, half, a1, a2),
+        "positions_even_embeddings": (half, half, a2, a1),
+    }
+    assert set(weights) == set(found.exchange) - {"reversed_list", "weights_of_another"}
+    own, at_sep = _sep(seen.model, seen.lists), np.zeros((3, 5), bool)
+    at_sep[1, 2] = True
+    for name, (e1, e2, p1, p2) in weights.items():
+        parts = zip(
+            (e1 - a1, e2 - a2, p1 - a1, p2 - a2), (E[seen.lists[:, 0]], E[seen.lists[:, 1]], P[0], P[1]),
+            strict=True,
+        )  # fmt: skip
+        residuals = np.zeros((3, len(alpha), *P.shape), np.float32)
+        residuals[1, :, 2] = own + sum(weight[:, None] * vectors for weight, vectors in parts)
+        said = intervene(seen, residuals=residuals, residuals_at=at_sep).predictions[differ]
+        wanted, effect = seen.lists[differ], found.exchange[name]
+        assert effect.reversed == pytest.approx((said == wanted[:, ::-1]).all(1).mean(), abs=0.006), name
+        assert effect.right == pytest.approx((said == wanted).all(1).mean(), abs=0.006), name
+        moved = np.linalg.norm(residuals[1, :, 2] - own, axis=-1)[differ].mean()
+        assert effect.length == pytest.approx(moved, rel=1e-4), name
+
+
+def test_what_changes_in_sep_is_the_sum_of_its_two_parts(seen, found):
+    lengths = {name: effect.length for name, effect in found.exchange.items()}
+    differ, *_ = _parts(seen)
+    before, after = (_sep(seen.model, lists) for lists in (seen.lists, seen.lists[:, ::-1]))
+    moved = np.linalg.norm(after - before, axis=-1)[differ].mean()
+    parts = lengths["positions_of_reversed"], lengths["embeddings_of_reversed"]
+    assert abs(parts[0] - parts[1]) < moved < sum(parts)
+
+
+def test_another_lists_weights_are_never_ones_own(seen, found):
+    _, alpha, P = _parts(seen)
+    control = found.exchange["weights_of_another"]
+    # the two weights sum to 1, so only P_1 - P_2 is left, with the gap of two lists drawn at random
+    gaps = np.abs(alpha[:, None, 0] - alpha[None, :, 0]).mean()
+    assert control.length == pytest.approx(gaps * np.linalg.norm(P[0] - P[1]), rel=0.2)
     assert 0.1 < control.reversed < 0.4 and control.right < found.intact.right - 0.3
 
 
@@ -101,7 +149,8 @@ def test_the_seed_draws_the_controls_and_nothing_else(seen, found):
     other = what_carries_order(seen, seed=1)
     for name, effect in found.exchange.items():
         same = repr(effect) == repr(other.exchange[name])  # NaN equals itself here
-        assert same == (not name.startswith("random")), name
+        assert same == (name != "weights_of_another"), name
+    assert all(effect != other.random_vectors[name] for name, effect in found.random_vectors.items())
 
 
 def test_alpha_is_a_logistic_function_of_two_scalars(seen, found):
@@ -113,21 +162,65 @@ def test_alpha_is_a_logistic_function_of_two_scalars(seen, found):
     assert found.same_digit_larger == pytest.approx((larger[0] != larger[1]).mean(), abs=1e-3)
 
 
-def test_gaps_count_every_list(found):
-    assert found.gap_lists.sum() == 10_000
-    assert (np.diff(found.gap_accuracy[:4]) > 0).all()
+def test_gaps_count_every_list(seen, found):
+    assert found.gap_lists.sum() == 400 and found.all_lists.sum() == 10_000
+    assert (np.diff(found.all_accuracy[:4]) > 0).all()
+    _, alpha, _ = _parts(seen)
+    close = np.abs(alpha[:, 0] - alpha[:, 1]) < 0.02
+    assert found.by_gap()[0] == {
+        "from": 0.0,
+        "to": 0.02,
+        "lists": close.sum(),
+        "lists_right": seen.list_correct[close].mean(),
+        "all": found.all_lists[0],
+        "all_right": found.all_accuracy[0],
+    }
+
+
+def test_where_there_are_too_many_lists_only_those_observed_are_counted():
+    config = dataclasses.replace(VARIANTS["plain"], n_digits=150)
+    lists = np.random.default_rng(0).integers(0, 150, (40, 2)).astype(np.int32)
+    found = what_carries_order(observe(random_model(config), lists))
+    assert found.all_lists is None and found.gap_lists.sum() == 40
+    assert found.by_gap()[0]["all"] is None and "0.5 to 1" in found.table()
+
+
+def effects(**reversed_by):
+    """What `tabulate_order` gives, as far as the rule reads it."""
+    shares = {"reversed_list": 0.9, "positions": 0.6, "positions_of_reversed": 0.6, "embeddings": 0.09}
+    shares |= {"embeddings_of_reversed": 0.09, "random": 0.09} | reversed_by
+    exchange = {name: {"reversed": share} for name, share in shares.items()}
+    return {"exchange": exchange, "random_vectors": {"positions": exchange.pop("random")}}
+
+
+@pytest.mark.parametrize(
+    "name, beyond",
+    [
+        ("positions", 0.59),
+        ("positions_of_reversed", 0.59),
+        ("embeddings", 0.1),
+        ("embeddings_of_reversed", 0.1),
+        ("random", 0.1),
+    ],
+)
+def test_the_rule_ends_where_it_says(name, beyond):
+    assert is_in_positions(effects()) and not is_in_positions(effects(**{name: beyond}))
 
 
 def test_random_directions_differ_from_list_to_list(seen, found):
     # the mean of directions that are the same for all lists would be as long as one of them
     differ, alpha, P = _parts(seen)
-    rows = random_units(seen.lists.shape[0], P.shape[1], 0)
-    assert rows.shape == (3, len(seen.lists), 64)
+    rows = random_units(10, seen.lists.shape[0], P.shape[1], 0)
+    assert rows.shape == (10, len(seen.lists), 64)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=-1), 1)
     assert np.linalg.norm(rows.mean(1), axis=-1).max() < 0.2
-    effect = found.exchange["random_directions"]
+    effect = found.random_vectors["positions"]
     added = np.zeros((2, len(alpha), *P.shape), np.float32)
-    added[0, :, 2] = np.abs(alpha[:, 1:] - alpha[:, :1]) * np.linalg.norm(P[0] - P[1]) * rows[0]
+    added[0, :, 2] = (
+        np.abs(alpha[:, 1:] - alpha[:, :1])
+        * np.linalg.norm(P[0] - P[1])
+        * rows[1 + list(found.random_vectors).index("positions")]
+    )
     said = intervene(seen, added=added).predictions[differ]
     assert effect.right == (said == seen.lists[differ]).all(1).mean()
     assert effect.repeated == (said[:, 0] == said[:, 1]).mean()
@@ -137,7 +230,7 @@ def test_results_are_plain(found):
     said = tabulate_order(found)
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert said["exchange"]["reversed_list"]["length"] is None and len(said["g"]) == 100
-    assert "reversed list" in found.table() and "0.5 to 1" in found.table()
+    assert "SEP of the reversed list" in found.table() and "0.5 to 1" in found.table()
 
 
 @pytest.mark.parametrize(
@@ -165,5 +258,6 @@ def test_the_published_checkpoint():
     assert reversed_by["positions"] == pytest.approx(0.76, abs=5e-3)
     assert reversed_by["embeddings"] == pytest.approx(0.0146, abs=3e-3)
     assert reversed_by["reversed_list"] == pytest.approx(0.894, abs=2e-3)
+    assert is_in_positions(tabulate_order(found))
     assert found.same_digit_larger == pytest.approx(0.93, abs=5e-3)
-    assert found.gap_accuracy[0] == pytest.approx(0.39, abs=5e-3) and (found.gap_accuracy[4:] >= 0.999).all()
+    assert found.all_accuracy[0] == pytest.approx(0.39, abs=5e-3) and (found.all_accuracy[4:] >= 0.999).all()

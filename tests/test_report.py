@@ -84,7 +84,7 @@ def cheap_table(model, lists, mode):
     share = kept.mean(1)
     each = np.repeat(share[:, None], graph.list_len, 1)
     worst = dict.fromkeys(MEASURES, share)
-    return CircuitTable(graph, mode, len(lists), kept, each, share, -each, each, -each, worst, (), each)
+    return CircuitTable(graph, mode, 0, len(lists), kept, each, share, -each, each, -each, worst, (), each)
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
@@ -204,6 +204,12 @@ def test_sentences_change_with_the_numbers(two_layer):
     assert "11.62 below" in captions.difference(two_layer)[0]
     two_layer["logit_difference"]["base_l_o1"] = 3.0
     assert "3.00 above" in captions.difference(two_layer)[0]
+    reversing, digits = captions.order(two_layer)
+    for share in ("76.6", "3.08", "89.41", "18.36", "0.76", "26.93", "44.13", "82.96"):
+        assert f"{share}\u00a0%" in reversing, share
+    assert "93.21\u00a0%" in digits and "which digits they are" in digits
+    two_layer["order"]["same_digit_larger"] = 0.3
+    assert "which digits they are" not in captions.order(two_layer)[1]
     assert "a plane separates" in captions.separability(two_layer | _separable(True))[0]
     assert "no plane separates" in captions.separability(two_layer | _separable(False))[0]
     assert "never passed" in captions.training([Curve("a", [1], [0.5])])[1]

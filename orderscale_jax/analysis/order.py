@@ -2,8 +2,8 @@
 
 After layer 0 SEP holds S + alpha_1 (E[d1] + P_1) + alpha_2 (E[d2] + P_2) (paper, section 4). The paper says
 that order is kept by the relative size of alpha_1 and alpha_2. They weigh two things at once: the digits'
-embeddings and the vectors of their positions. Here each is exchanged alone, in the running model: a vector is
-added to SEP, and everything that follows is computed anew.
+embeddings and the vectors of their positions. Here the weights of each are changed alone, in the running
+model: a vector is added to SEP, and everything that follows is computed anew.
 
 Dimensions: B lists, N digits, D model.
 """
@@ -11,11 +11,11 @@ Dimensions: B lists, N digits, D model.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from orderscale_jax.analysis.circuit import why_no_equations
 from orderscale_jax.analysis.observation import Observation, Outcome, intervene, observe
@@ -23,12 +23,25 @@ from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.files import plain
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.model import patch
+from orderscale_jax.model.cuts import donors
 from orderscale_jax.printing import Printable
 
 DOSES = tuple(np.round(np.arange(0, 1.51, 0.125), 3).tolist())
 SCALES = tuple(np.round(np.arange(-1, 2.01, 0.25), 2).tolist())
 GAPS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MOST_LISTS = 20_000  # of which all that there are are tried
+EXCHANGES = {  # what is changed, in words: SEP as a whole, or the weights in it of what is named
+    "reversed_list": "SEP of the reversed list",
+    "positions_of_reversed": "P₁, P₂ as in the reversed list",
+    "embeddings_of_reversed": "E[d1], E[d2] as in the reversed list",
+    "alphas": "α₁ and α₂ exchanged",
+    "positions": "P₁, P₂ exchanged",
+    "embeddings": "E[d1], E[d2] exchanged",
+    "even_positions": "P₁, P₂ equally",
+    "even_embeddings": "E[d1], E[d2] equally",
+    "positions_even_embeddings": "E[d1], E[d2] equally, P₁, P₂ exchanged",
+    "weights_of_another": "P₁, P₂ as in another list",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +75,23 @@ class Order(Printable):
       same_digit_larger: fraction of the pairs of digits of which the same one has the larger alpha in both
         orders.
       intact: without any intervention.
-      exchange: by what is exchanged between d1 and d2: `alphas`, both weights as a whole; `positions`, the
-        weights of P_1 and P_2 alone; `embeddings`, those of E[d1] and E[d2] alone; `reversed_list`, SEP of
-        the reversed list instead, which is the most that can be had. Controls: `random_weights`, P_1 and P_2
-        weighted as in another list drawn at random; `random_directions`, a random vector as long as that of
-        `positions`, and `random_directions_embeddings` as long as that of `embeddings`.
+      exchange: by what is changed in SEP (`EXCHANGES`):
+        `reversed_list`, SEP of the reversed list instead, the reference. It is the sum of two changes:
+        `positions_of_reversed`, P_1 and P_2 weighted as there, the digits as before, and
+        `embeddings_of_reversed`, the digits weighted as there, P_1 and P_2 as before.
+        `alphas`, `positions` and `embeddings` exchange the two weights of both, of P_1 and P_2, and of E[d1]
+        and E[d2]. `even_positions` and `even_embeddings` give the two the same weight,
+        `positions_even_embeddings` does so to E[d1] and E[d2] and exchanges the weights of P_1 and P_2.
+        `weights_of_another` weighs P_1 and P_2 as in another list, drawn at random.
+      random_vectors: the same with random vectors of the same lengths; not of `reversed_list`.
       steering: dose t to (along, random): t (P_1 - P_2) added to SEP, towards the weights of the reversed
         list, and a random vector of that length.
       scaling: factor s to (along, random): s times the vector of `positions` (0 is intact, 1 the exchange),
         and a random vector of that length.
       gaps: edges of the bins of |alpha_1 - alpha_2|.
-      gap_lists, gap_accuracy: lists in each bin, and the fraction of them entirely right; of all N^2 lists,
-        if they are MOST_LISTS at most, otherwise of those observed.
+      gap_lists, gap_accuracy: lists in each bin, and the fraction of them entirely right, of those observed.
+      all_lists, all_accuracy: the same of all N^2 lists, those of the training among them; None if they are
+        more than MOST_LISTS.
     """
 
     n_lists: int
@@ -83,28 +101,44 @@ class Order(Printable):
     same_digit_larger: float
     intact: Effect
     exchange: dict[str, Effect]
+    random_vectors: dict[str, Effect]
     steering: dict[float, tuple[Effect, Effect]]
     scaling: dict[float, tuple[Effect, Effect]]
     gaps: tuple[float, ...]
     gap_lists: np.ndarray
     gap_accuracy: np.ndarray
+    all_lists: np.ndarray | None
+    all_accuracy: np.ndarray | None
 
     def table(self) -> str:
         """What each exchange does, then accuracy by the gap of the two alphas."""
         rows = [
-            ("exchanged in SEP", f"reversed, of {self.n_lists:,}", "right", "unchanged", "repeated", "length")
-        ]
+            ("changed in SEP", f"reversed, of {self.n_lists:,}", "right", "unchanged", "repeated", "length",
+             "random: reversed", "right")
+        ]  # fmt: skip
         for name, effect in {"nothing": self.intact, **self.exchange}.items():
             shares = (effect.reversed, effect.right, effect.unchanged, effect.repeated)
-            rows.append((name.replace("_", " "), *map(percent, shares), number(effect.length)))
-        gaps = [("|alpha_1 - alpha_2|", "lists", "lists right")]
-        bins = itertools.pairwise(self.gaps)
-        for (low, high), count, right in zip(bins, self.gap_lists, self.gap_accuracy, strict=True):
-            gaps.append((f"{low:g} to {high:g}", f"{count:,}", percent(right)))
+            control = self.random_vectors.get(name)
+            random = () if control is None else (percent(control.reversed), percent(control.right))
+            said = EXCHANGES.get(name, name)
+            rows.append((said, *map(percent, shares), number(effect.length), *random))
+        gaps = [("|alpha_1 - alpha_2|", "lists", "lists right", "of all lists", "right")]
+        for row in self.by_gap():
+            every = () if row["all"] is None else (f"{row['all']:,}", percent(row["all_right"]))
+            own = (f"{row['lists']:,}", percent(row["lists_right"]))
+            gaps.append((f"{row['from']:g} to {row['to']:g}", *own, *every))
         same = f"{percent(self.same_digit_larger)} of the pairs of digits"
         return "\n".join(
             [columns(rows), columns(gaps), f"the same digit has the larger alpha in both orders in {same}"]
         )
+
+    def by_gap(self) -> list[dict[str, Any]]:
+        """A dictionary for each bin of |alpha_1 - alpha_2|, as in `results.json`."""
+        nothing = [None] * len(self.gap_lists)
+        every = (nothing, nothing) if self.all_lists is None else (self.all_lists, self.all_accuracy)
+        names = ("from", "to", "lists", "lists_right", "all", "all_right")
+        bins = zip(self.gaps, self.gaps[1:], self.gap_lists, self.gap_accuracy, *every, strict=False)
+        return [dict(zip(names, row, strict=True)) for row in bins]
 
 
 def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
@@ -125,11 +159,14 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
     if not differ.any():
         raise UserError("order can be exchanged in lists of two different digits only, and there is none")
     E, P = (np.asarray(x[...], np.float64) for x in (model.embed.W_E, model.pos_embed.W_pos))
-    alpha = observation.sep_reads[0, :, 0].astype(np.float64)  # [B, 2]
-    delta = (alpha[:, 1] - alpha[:, 0])[:, None]  # [B, 1]
-    positions, embeddings = P[0] - P[1], E[lists[:, 0]] - E[lists[:, 1]]
-    random = random_units(len(lists), P.shape[1], seed)
-    others = alpha[np.random.default_rng(seed).permutation(len(lists))] - alpha
+    digits, places = E[lists], P[None, :2]  # [B, 2, D] and [1, 2, D]
+    alpha = _alphas(observation)
+    weights = _weights(alpha, _alphas(observe(model, lists[:, ::-1])), seed)
+    directions = random_units(len(weights) + 1, len(lists), P.shape[1], seed)
+
+    def change(of_digits, of_places):
+        """The vectors [B, D] that give SEP these weights [B, 2] instead of alpha."""
+        return ((of_digits - alpha)[..., None] * digits + (of_places - alpha)[..., None] * places).sum(1)
 
     def effect(outcome: Outcome, vectors) -> Effect:
         said, was, wanted = (x[differ] for x in (outcome.predictions, observation.predictions, lists))
@@ -152,53 +189,62 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
     def as_long_as(vectors, directions):
         return np.linalg.norm(vectors, axis=-1, keepdims=True) * directions
 
+    def doses(vectors) -> tuple[Effect, Effect]:
+        return add(vectors), add(as_long_as(vectors, directions[0]))
+
     donor = patch(model, lists[:, ::-1], layer=1, position="SEP")
     replaced = intervene(observation, residuals=donor.residuals, residuals_at=donor.residuals_at)
-    exchange = {
-        "alphas": add(delta * (positions + embeddings)),
-        "positions": add(delta * positions),
-        "embeddings": add(delta * embeddings),
-        "reversed_list": effect(replaced, None),
-        "random_weights": add(others @ P[:2]),
-        "random_directions": add(as_long_as(delta * positions, random[0])),
-        "random_directions_embeddings": add(as_long_as(delta * embeddings, random[1])),
-    }
+    vectors = {name: change(*given) for name, given in weights.items()}
+    delta, positions = (alpha[:, 1] - alpha[:, 0])[:, None], P[0] - P[1]
     towards = np.sign(delta) * positions
     g, c = digit_scores(model)
     gap_lists, gap_accuracy = _by_gap(observation)
+    all_lists, all_accuracy = None, None
+    if (n_digits := model.config.n_digits) ** 2 <= MOST_LISTS:
+        every = np.indices((n_digits, n_digits), np.int32).reshape(2, -1).T
+        all_lists, all_accuracy = _by_gap(observe(model, every))
     larger = np.abs(g[:, None] - g)[np.triu_indices(len(g), 1)] > abs(c)
     return Order(
         n_lists=int(differ.sum()),
         g=g,
         c=c,
-        fit_error=float(np.abs(alpha[:, 0] - _sigmoid(g[lists[:, 0]] - g[lists[:, 1]] + c)).max()),
+        fit_error=float(np.abs(alpha[:, 0] - expit(g[lists[:, 0]] - g[lists[:, 1]] + c)).max()),
         same_digit_larger=float(larger.mean()),
         intact=effect(observation, np.zeros_like(towards)),
-        exchange=exchange,
-        steering={t: (add(t * towards), add(as_long_as(t * towards, random[2]))) for t in DOSES},
-        scaling={
-            s: (add(s * delta * positions), add(as_long_as(s * delta * positions, random[2]))) for s in SCALES
+        exchange={"reversed_list": effect(replaced, None)} | {name: add(x) for name, x in vectors.items()},
+        random_vectors={
+            name: add(as_long_as(x, direction))
+            for (name, x), direction in zip(vectors.items(), directions[1:], strict=True)
         },
+        steering={t: doses(t * towards) for t in DOSES},
+        scaling={s: doses(s * vectors["positions"]) for s in SCALES},
         gaps=GAPS,
         gap_lists=gap_lists,
         gap_accuracy=gap_accuracy,
+        all_lists=all_lists,
+        all_accuracy=all_accuracy,
     )
 
 
-def is_in_positions(exchange: Mapping[str, Mapping[str, float]]) -> bool:
-    """Whether the weights of the position vectors carry the order, by `exchange` of `tabulate_order`.
+def is_in_positions(order: Mapping[str, Any]) -> bool:
+    """Whether the weights of P_1 and P_2 say the order, by what `tabulate_order` gives.
 
-    Exchanged alone they must reverse both outputs in at least two thirds as many lists as SEP of the reversed
-    list, and neither the embeddings' weights nor random vectors as long in more than a tenth as many.
+    Changed alone, exchanged as well as set to those of the reversed list, they must reverse both outputs in
+    at least two thirds as many lists as SEP of the reversed list. The digits' weights changed alone, in both
+    ways, and random vectors as long as those that exchange the weights of P_1 and P_2 may do so in a tenth
+    as many at most.
     """
-    share = {name: effect["reversed"] for name, effect in exchange.items()}
-    most, others = share["reversed_list"], max(share["embeddings"], share["random_directions"])
-    return share["positions"] >= most * 2 / 3 and others <= most / 10
+    share = {name: effect["reversed"] for name, effect in order["exchange"].items()}
+    positions = min(share["positions"], share["positions_of_reversed"])
+    others = max(
+        share["embeddings"], share["embeddings_of_reversed"], order["random_vectors"]["positions"]["reversed"]
+    )
+    return positions >= share["reversed_list"] * 2 / 3 and others <= share["reversed_list"] / 10
 
 
-def random_units(n_lists: int, d_model: int, seed: int) -> np.ndarray:
-    """Three random directions for each list, [3, B, D]: for positions, for embeddings, and for doses."""
-    drawn = np.random.default_rng([seed, 1]).normal(size=(3, n_lists, d_model))
+def random_units(n: int, n_lists: int, d_model: int, seed: int) -> np.ndarray:
+    """Random directions for each list, [n, B, D]."""
+    drawn = np.random.default_rng([seed, 1]).normal(size=(n, n_lists, d_model))
     return drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)
 
 
@@ -228,6 +274,7 @@ def tabulate_order(found: Order) -> dict[str, Any]:
             "same_digit_larger": found.same_digit_larger,
             "intact": vars(found.intact),
             "exchange": {name: vars(effect) for name, effect in found.exchange.items()},
+            "random_vectors": {name: vars(effect) for name, effect in found.random_vectors.items()},
             "steering": [
                 {"dose": t, "along": vars(along), "random": vars(random)}
                 for t, (along, random) in found.steering.items()
@@ -236,30 +283,44 @@ def tabulate_order(found: Order) -> dict[str, Any]:
                 {"factor": s, "along": vars(along), "random": vars(random)}
                 for s, (along, random) in found.scaling.items()
             ],
-            "accuracy_by_alpha_gap": [
-                {"from": low, "to": high, "lists": count, "lists_right": right}
-                for (low, high), count, right in zip(
-                    itertools.pairwise(found.gaps), found.gap_lists, found.gap_accuracy, strict=True
-                )
-            ],
+            "accuracy_by_alpha_gap": found.by_gap(),
         }
     )
 
 
+def _alphas(observation: Observation) -> np.ndarray:
+    """alpha_1 and alpha_2 of each list, [B, 2]."""
+    return observation.sep_reads[0, :, 0].astype(np.float64)
+
+
+def _weights(
+    alpha: np.ndarray, of_reversed: np.ndarray, seed: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By what is changed, the weights [B, 2] of E[d1] and E[d2], and those of P_1 and P_2, instead of alpha.
+
+    `of_reversed` are the alphas of the reversed lists.
+    """
+    swapped, even = alpha[:, ::-1], np.full_like(alpha, 0.5)
+    another = alpha[donors(len(alpha), seed)]
+    return {
+        "positions_of_reversed": (alpha, of_reversed),
+        "embeddings_of_reversed": (of_reversed[:, ::-1], alpha),
+        "alphas": (swapped, swapped),
+        "positions": (alpha, swapped),
+        "embeddings": (swapped, alpha),
+        "even_positions": (alpha, even),
+        "even_embeddings": (even, alpha),
+        "positions_even_embeddings": (even, swapped),
+        "weights_of_another": (alpha, another),
+    }
+
+
 def _by_gap(observation: Observation) -> tuple[np.ndarray, np.ndarray]:
     """Lists in each bin of |alpha_1 - alpha_2|, and the fraction entirely right; NaN in an empty bin."""
-    n_digits = observation.model.config.n_digits
-    if n_digits**2 <= MOST_LISTS:
-        every = np.indices((n_digits, n_digits), np.int32).reshape(2, -1).T
-        observation = observe(observation.model, every)
-    alpha = observation.sep_reads[0, :, 0].astype(np.float64)
+    alpha = _alphas(observation)
     place = np.clip(
         np.searchsorted(GAPS, np.abs(alpha[:, 0] - alpha[:, 1]), side="right") - 1, 0, len(GAPS) - 2
     )
     counts = np.bincount(place, minlength=len(GAPS) - 1)
     right = np.bincount(place, observation.list_correct, minlength=len(GAPS) - 1)
     return counts, np.where(counts > 0, right / np.maximum(counts, 1), np.nan)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))

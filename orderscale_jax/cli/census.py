@@ -31,7 +31,15 @@ from orderscale_jax.training import claim
 from orderscale_jax.training.workdir import train
 
 FILE = "census.json"
-ORDER = ("n_lists", "c", "same_digit_larger", "intact", "exchange", "accuracy_by_alpha_gap")  # of each model
+ORDER = (  # of each model
+    "n_lists",
+    "c",
+    "same_digit_larger",
+    "intact",
+    "exchange",
+    "random_vectors",
+    "accuracy_by_alpha_gap",
+)
 STEPS = 20_000  # of two layers: by then all of 64 seeds have broken through
 KINDS = ("two_layer", "two_layer_fresh", "three_layer", "layer_norm")
 
@@ -129,7 +137,10 @@ def take(directory: files.Place, said: dict, kind: str, config: ml_collections.C
         rows[str(seed)] = row
         files.write_note(directory / FILE, said)
     of_kind = [rows[str(seed)] for seed in seeds]
-    said["summary"][kind] = {"circuits": census.summarize([row["circuits"] for row in of_kind])}
+    said["summary"][kind] = {
+        "seeds": list(seeds),
+        "circuits": census.summarize([row["circuits"] for row in of_kind]),
+    }
     if "order" in of_kind[0]:
         said["summary"][kind]["order"] = census.summarize_order([row["order"] for row in of_kind])
     files.write_note(directory / FILE, said)
@@ -148,13 +159,13 @@ def _sentences(said: dict, kind: str) -> str:
         lines.append(
             f"  {mode}: {several} of {all_models} have more than one minimal circuit; mean Jaccard index "
             f"{number(seeds['jaccard'])} between seeds (closest {number(seeds['closest'])}), "
-            f"{number(lists['jaccard'])} between resamples, {number(cuts['jaccard'])} between cuts"
+            f"{number(lists['jaccard'])} between resampled lists, {number(cuts['jaccard'])} to other cuts"
         )
     if order := said["summary"][kind].get("order"):
-        medians = {name: percent(effect["reversed"][2]) for name, effect in order["exchange"].items()}
+        share = {name: percent(effect["reversed"][2]) for name, effect in order["exchange"].items()}
         lines.append(
-            "  lists reversed in the median model: exchanging the weights of positions "
-            f"{medians['positions']}, of embeddings {medians['embeddings']}, both {medians['alphas']}, "
-            f"all of SEP {medians['reversed_list']}"
+            f"  reversed in the median model: by SEP of the reversed list {share['reversed_list']}, by its "
+            f"weights of positions alone {share['positions_of_reversed']}, of digits alone "
+            f"{share['embeddings_of_reversed']}; with alpha_1 and alpha_2 exchanged {share['alphas']}"
         )
     return "\n".join(lines)

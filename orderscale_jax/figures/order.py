@@ -1,4 +1,4 @@
-"""What carries order: what exchanging each part of SEP does, at which dose, and where lists are lost."""
+"""What carries order: what each change of SEP does, at which dose, and where lists are lost."""
 
 from __future__ import annotations
 
@@ -7,68 +7,89 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from orderscale_jax.analysis import Order
+from orderscale_jax.analysis.order import EXCHANGES
 from orderscale_jax.errors import check_kind
 from orderscale_jax.figures import style
 
-NAMES = {  # of what is exchanged, as in `Order.exchange`
-    "reversed_list": "all of SEP",
-    "alphas": "both weights (α₁, α₂)",
-    "positions": "weights of P₁, P₂ alone",
-    "embeddings": "weights of E[d1], E[d2] alone",
-    "random_weights": "P₁, P₂ as in another list",
-    "random_directions": "random, as long as P's",
-    "random_directions_embeddings": "random, as long as E's",
-}
-CONTROLS = ("random_weights", "random_directions", "random_directions_embeddings")
+FIELDS = {"reversed": style.BLUE, "right": style.VERMILLION}  # of an effect
 
 
 @style.styled
 def order_exchanges(found: Order) -> Figure:
-    """Lists reversed by each exchange in SEP, and by doses of it; lists right by the gap of the two alphas.
+    """Lists reversed and lists right after each change of SEP and each dose; lists right by the alphas' gap.
 
-    In the first panel controls are grey. In the second a dose of 1 is the exchange of the weights of P_1 and
-    P_2; the dashed lines are random vectors of the same length. In the third numbers count lists.
+    Filled marks and lines are the changes, rings and dashes random vectors as long. A dose is a multiple of
+    the vector that exchanges the weights of P_1 and P_2, or of P_1 - P_2, towards the weights of the reversed
+    list. Among the gaps numbers count lists.
     """
     check_kind("found", found, Order)
-    figure = Figure(figsize=(style.PAGE, 2.45), layout="constrained")
-    bars, doses, gaps = figure.subplots(1, 3, width_ratios=(1.35, 1, 1))
-    names = list(NAMES)[::-1]
-    shares = [found.exchange[name].reversed for name in names]
-    colors = [style.GREY if name in CONTROLS else style.BLUE for name in names]
-    bars.barh(range(len(names)), shares, color=colors, height=0.65)
-    bars.set_yticks(range(len(names)), [NAMES[name] for name in names])
-    for y, share in enumerate(shares):
-        bars.text(share + 0.015, y, f"{100 * share:.1f}", va="center", size=style.SMALL)
-    bars.set(xlim=(0, 1.12), xlabel="lists reversed", title="exchanged in SEP")
-    factors = list(found.scaling)
-    for field, color in (("reversed", style.BLUE), ("right", style.ORANGE)):
-        along, random = (
-            [getattr(x, field) for x in effects] for effects in zip(*found.scaling.values(), strict=True)
-        )
-        doses.plot(factors, along, color=color, lw=1.1)
-        doses.plot(factors, random, color=color, lw=0.9, ls=(0, (3, 2)))
-        top = int(np.argmax(along))
-        doses.annotate(
-            field,
-            (factors[top], along[top]),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color=color,
-            ha="center",
-        )
-    doses.set(
-        xlabel="dose along P₁ − P₂ (1: exchange),\ndashed: a random vector as long",
-        ylim=(-0.02, 1.04),
-        title="steering SEP",
+    figure = Figure(figsize=(style.PAGE, 4.6), layout="constrained")
+    axes = figure.subplot_mosaic([["effects", "gaps"], ["scaling", "steering"]], height_ratios=(1.3, 1))
+    _effects(axes["effects"], found)
+    _gaps(axes["gaps"], found)
+    axes["gaps"].set(title="lists right by the gap of the two alphas")
+    _doses(axes["scaling"], found.scaling)
+    axes["scaling"].set(
+        xlabel="times the exchange of P₁'s and P₂'s weights", title="in proportion to the gap"
     )
-    middles = np.arange(len(found.gap_lists))
-    gaps.bar(middles, np.nan_to_num(found.gap_accuracy), color=style.SKY, width=0.8)
-    for x, count in enumerate(found.gap_lists):
-        gaps.text(x, 0.03, f"{count:,}", ha="center", va="bottom", rotation=90)
-    edges = [f"{edge:g}".replace("0.", ".") for edge in found.gaps]
-    gaps.set_xticks(np.arange(len(edges)) - 0.5, edges)
-    gaps.set(xlabel="|α₁ − α₂|", ylim=(0, 1.04), title="lists right")
-    bars.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
-    for axes in (doses, gaps):
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
+    _doses(axes["steering"], found.steering)
+    axes["steering"].set(xlabel="times P₁ − P₂", title="the same dose for every list")
     return figure
+
+
+def _effects(axes, found: Order):
+    """A row for each change, a mark for each field."""
+    names = list(found.exchange)[::-1]
+    for field, color in FIELDS.items():
+        shares = [getattr(found.exchange[name], field) for name in names]
+        axes.plot(shares, range(len(names)), "o", color=color, ms=4, label=field)
+        controls = {y: found.random_vectors.get(name) for y, name in enumerate(names)}
+        rows = [y for y, control in controls.items() if control is not None]
+        axes.plot(
+            [getattr(controls[y], field) for y in rows], rows, "o", color=color, ms=4, mfc="none", mew=0.8
+        )
+    axes.set_yticks(range(len(names)), [EXCHANGES[name] for name in names])
+    axes.grid(axis="y", color=style.GREY, lw=0.3)
+    axes.set(
+        xlim=(-0.03, 1.03),
+        ylim=(-0.6, len(names) - 0.4),
+        title="weights changed in SEP (rings: random vectors)",
+    )
+    axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
+    axes.legend(
+        loc="upper center",
+        handletextpad=0.2,
+        ncols=2,
+        frameon=True,
+        edgecolor="white",
+        framealpha=1,
+        borderpad=0.1,
+    )
+
+
+def _doses(axes, effects):
+    """Lines over the dose, dashed for random vectors."""
+    for field, color in FIELDS.items():
+        along, random = ([getattr(x, field) for x in of] for of in zip(*effects.values(), strict=True))
+        axes.plot(list(effects), along, color=color, lw=1.1)
+        axes.plot(list(effects), random, color=color, lw=0.9, ls=(0, (3, 2)))
+    axes.set_ylim(-0.02, 1.04)
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
+
+
+def _gaps(axes, found: Order):
+    """Bars for the lists observed, and next to them for all lists."""
+    bins = [(found.gap_lists, found.gap_accuracy, style.SKY, "observed")]
+    if found.all_lists is not None:
+        bins.append((found.all_lists, found.all_accuracy, style.PALE, "all lists"))
+    width = 0.8 / len(bins)
+    for i, (counts, accuracy, color, label) in enumerate(bins):
+        x = np.arange(len(counts)) + width * (i - (len(bins) - 1) / 2)
+        axes.bar(x, np.nan_to_num(accuracy), color=color, width=0.95 * width, label=label)
+        for at, count in zip(x, counts, strict=True):
+            axes.text(at, 0.03, f"{count:,}", ha="center", va="bottom", rotation=90, size=style.SMALL)
+    edges = [f"{edge:g}".replace("0.", ".") for edge in found.gaps]
+    axes.set_xticks(np.arange(len(edges)) - 0.5, edges)
+    axes.set(xlabel="|α₁ − α₂|", ylim=(0, 1.18))
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
+    axes.legend(loc="upper left", ncols=2)

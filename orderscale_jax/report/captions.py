@@ -223,21 +223,25 @@ def difference(results: Results) -> list[str]:
 def order(results: Results) -> list[str]:
     found = results["order"]
     share = {name: percent(effect["reversed"]) for name, effect in found["exchange"].items()}
+    right = {name: percent(effect["right"]) for name, effect in found["exchange"].items()}
     first = (
-        "Exchanged in SEP alone, the weights of the position vectors P₁ and P₂ reverse both outputs in "
-        f"{share['positions']} of the {count(found['n_lists'], 'list')} with two different digits, those of "
-        f"the digits' embeddings in {share['embeddings']}, both together (α₁ and α₂) in {share['alphas']}, "
-        f"and SEP of the reversed list in {share['reversed_list']}; random vectors of the same lengths do so "
-        f"in {share['random_directions']} and {share['random_directions_embeddings']}."
+        "Reversing a list changes two things in SEP. The weights of the position vectors P₁ and P₂ alone, "
+        f"set to those of the reversed list, reverse both outputs in {share['positions_of_reversed']} of "
+        f"the {count(found['n_lists'], 'list')} with two different digits; those of the digits' vectors "
+        f"E[d1] and E[d2] in {share['embeddings_of_reversed']}; both, which is all of its SEP, in "
+        f"{share['reversed_list']}. Exchanging α₁ and α₂ does so in {share['alphas']}, a random vector as "
+        "long as the change of the positions' weights in "
+        f"{percent(found['random_vectors']['positions_of_reversed']['reversed'])}. With P₁ and P₂ weighted "
+        f"equally {right['even_positions']} stay right, with E[d1] and E[d2] {right['even_embeddings']}; "
+        f"{percent(found['intact']['right'])} are right as it is."
     )
-    same = percent(found["same_digit_larger"])
+    same = found["same_digit_larger"]
     second = (
-        f"In {same} of the pairs of digits the same digit has the larger α in both orders, because α₁ is a "
-        "logistic function of g(d1) − g(d2) + c with one number g for each digit: which α is larger says "
-        "mostly which digits they are, not in which order they stand."
+        f"In {percent(same)} of the pairs of digits the same digit has the larger α in both orders: α₁ is a "
+        "logistic function of g(d1) − g(d2) + c, with one number g for each digit."
     )
-    if found["same_digit_larger"] < 0.5:
-        second = f"In {same} of the pairs of digits the same digit has the larger α in both orders."
+    if same > 0.5:
+        second += " Which α is larger says mostly which digits they are, not in which order they stand."
     return [first, second]
 
 

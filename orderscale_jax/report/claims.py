@@ -19,6 +19,7 @@ from orderscale_jax.report.table import PAPER, PAPER_FIGURE_1, PAPER_MODE, Resul
 
 HOLDS, PARTLY, FAILS, UNKNOWN = "holds", "holds only partly", "does not hold", "not measured"
 MODELS = {"two_layer": "two layers", "three_layer": "three layers"}
+NOT_CLAIMED = "not claimed"  # by the paper, but measured here
 LABEL_TOLERANCE = 0.05  # a model trained afresh does not lose the same to the point
 
 
@@ -29,7 +30,7 @@ class Claim:
     Attributes:
       model: `two_layer` or `three_layer`, which model it is about.
       statement: what is claimed.
-      paper: the paper's own number, or `–`.
+      paper: the paper's own number; `–` where there is none, `not claimed` where the claim is ours.
       rule: how the verdicts follow from the numbers.
       ours: what our model gives; None if it was not given.
       verdict: on our model: `holds`, `holds only partly`, `does not hold` or `not measured`.
@@ -199,7 +200,7 @@ def _two_layer_rules(paper: Mapping[str, float]) -> list[_Rule]:
         ),
         _Rule(
             "α₁ = 1, α₂ = 0 in the difference lifts o2's accuracy (the other way round)",
-            NONE,
+            NOT_CLAIMED,
             lifts,
             lambda results: _alpha(results, "o2_accuracy_alpha1_1_alpha2_0"),
         ),
@@ -211,12 +212,12 @@ def _two_layer_rules(paper: Mapping[str, float]) -> list[_Rule]:
             _swap,
         ),
         _Rule(
-            "Order is in the weights of the position vectors in SEP: with these alone exchanged the outputs "
-            "come out reversed",
-            NONE,
-            "holds if that reverses both outputs in at least two thirds as many lists as SEP of the reversed "
-            "list, and the embeddings' weights or a random vector as long in at most a tenth as many; partly "
-            "if it reverses more than these",
+            "Of what changes in SEP when a list is reversed, the weights of the position vectors P₁ and P₂ "
+            "alone reverse the outputs",
+            NOT_CLAIMED,
+            "holds if these, set to the reversed list's or exchanged, reverse both outputs in at least "
+            "two thirds as many lists as all of the reversed list's SEP, and the weights of E[d1] and "
+            "E[d2], or a random vector, in at most a tenth as many; partly if they reverse more than these",
             _positions,
         ),
         _Rule(
@@ -315,14 +316,20 @@ def _swap(results):
 
 
 def _positions(results):
-    exchange = results["order"].get("exchange")
-    names = ("positions", "reversed_list", "embeddings", "random_directions")
-    own, most, *others = (exchange[name]["reversed"] for name in names)
+    order = results.get("order")
+    if order is None or "random_vectors" not in order:
+        raise _NotMeasured("order")
+    share = {name: effect["reversed"] for name, effect in order["exchange"].items()}
+    names = ("positions_of_reversed", "positions", "embeddings_of_reversed", "embeddings")
+    positions, exchanged, digits, also = (share[name] for name in names)
+    random = order["random_vectors"]["positions"]["reversed"]
     text = (
-        f"{percent(own)} (reversed list's SEP {percent(most)}, embeddings {percent(others[0])}, random "
-        f"{percent(others[1])})"
+        f"P₁, P₂ as in the reversed list {percent(positions)}, exchanged {percent(exchanged)}; E[d1], E[d2] "
+        f"{percent(digits)}, {percent(also)}; random {percent(random)}; all of SEP "
+        f"{percent(share['reversed_list'])}"
     )
-    return text, _verdict(is_in_positions(exchange), own > max(others))
+    better = min(positions, exchanged) > max(digits, also, random)
+    return text, _verdict(is_in_positions(order), better)
 
 
 def _same_digit(results):

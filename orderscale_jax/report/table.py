@@ -25,6 +25,7 @@ from importlib import resources
 from typing import Any
 
 from orderscale_jax.analysis.difference import TERMS
+from orderscale_jax.analysis.order import EXCHANGES
 from orderscale_jax.formatting import MODE_WORDS, NONE, columns, number, percent
 from orderscale_jax.graph import Edge, position_names
 from orderscale_jax.model import MODES
@@ -62,16 +63,6 @@ PAPER: dict[str, dict[str, float]] = {
         "logit_difference.o2_accuracy_alpha1_0_alpha2_1": 0.9945,
     },
     "three_layer": {"val.accuracy": 1.0, "parameters.trainable": 125_056},
-}
-
-EXCHANGES = {  # by key of `order.exchange`
-    "reversed_list": "SEP of the reversed list",
-    "alphas": "α₁ and α₂",
-    "positions": "weights of P₁ and P₂ alone",
-    "embeddings": "weights of E[d1] and E[d2] alone",
-    "random_weights": "weights of P₁ and P₂ of another list",
-    "random_directions": "random vector as long as that of P₁ and P₂",
-    "random_directions_embeddings": "random vector as long as that of E[d1] and E[d2]",
 }
 
 # Figure 1's labels: by edge, the change of accuracy when it is cut in this mode.
@@ -256,9 +247,18 @@ def _groups(n: int) -> dict[str, list[tuple[str, str, Callable[[Any], str]]]]:
             ("o1 says d2, in the equations", "alpha_swap.o1_predicts_d2", percent),
             ("o1 says d1, in the equations", "alpha_swap.o1_predicts_d1", percent),
         ],
-        "Both outputs reversed by an exchange in SEP": [
+        "Both outputs reversed by other weights in SEP": [
             *((text, f"order.exchange.{name}.reversed", percent) for name, text in EXCHANGES.items()),
-            ("pairs of digits, the same α larger in both orders", "order.same_digit_larger", percent),
+            (
+                "random vector as long as that of P₁, P₂ exchanged",
+                "order.random_vectors.positions.reversed",
+                percent,
+            ),
+            (
+                "pairs of digits, the same digit has the larger α in both orders",
+                "order.same_digit_larger",
+                percent,
+            ),
         ],
         "Attention": [
             ("gap of SEP's scores, right lists", "sep_attention.score_gap_mean_correct", _plain),
