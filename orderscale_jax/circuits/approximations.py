@@ -80,17 +80,16 @@ def compare(
     metric: str = "logit_difference",
     measure: str | None = None,
     tolerance: float = 0.01,
-    seed: int = 0,
 ) -> Comparison:
     """Ranks the edges in every way there is and judges the rankings by a complete table.
 
     Args:
       model, lists: those of the table.
-      table: as `circuit_table` gives it, in the mode in which edges are to be cut.
+      table: as `circuit_table` gives it, in the mode in which edges are to be cut; its seed is that of all
+        that is drawn.
       metric: what methods with gradients differentiate, one of `attribution.METRICS`.
       measure: what sets are worth, to the other methods and to all marks but AUROC; None for the metric.
       tolerance: minimal circuits, whose edges AUROC asks for, lose this much accuracy at most.
-      seed: of the table, if its mode is `resample`, and of all else that is drawn.
 
     Raises:
       UserError: the table is not complete or not of this model and so many lists, or a name does not exist.
@@ -108,7 +107,7 @@ def compare(
         "single_edge": single_edge(values),
         "greedy_pruning": greedy_pruning(values),
         "greedy_backward": greedy_backward(values),
-        "kernel_shap": kernel_shap(values, KERNEL_SAMPLES, seed),
+        "kernel_shap": kernel_shap(values, KERNEL_SAMPLES, table.seed),
         "shapley_values": shapley_values(values),
     }
     for method in (
@@ -117,7 +116,7 @@ def compare(
         attribution.integrated_activations,
         attribution.learned_masks,
     ):
-        scores[method.__name__] = method(model, lists, table.mode, metric=metric, seed=seed)
+        scores[method.__name__] = method(model, lists, table.mode, metric=metric, seed=table.seed)
     members = scoring.in_minimal(circuits.minimal, len(table.edges))
     return Comparison(
         graph=table.graph,

@@ -25,7 +25,7 @@ from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, duration, number, percent
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.host import available_cores, check_memory, in_words
-from orderscale_jax.model import ListTransformer, metrics
+from orderscale_jax.model import ListTransformer, ModelConfig, metrics
 from orderscale_jax.model.cuts import replacements
 from orderscale_jax.model.interventions import check_mode, rescaled
 from orderscale_jax.model.numerics import einsum
@@ -35,7 +35,6 @@ MOST_EDGES = 16  # whose sets are all tried
 MEASURES = ("accuracy", "list_accuracy", "loss", "logit_difference", "kl")
 BETTER = {name: -1 if name in ("loss", "kl") else 1 for name in MEASURES}
 CHUNK_BYTES = 96 * 2**20  # of logits and residuals alive at once in one part
-VERSIONS_AT_ONCE = 8  # of an output: as many as keep its logits in a core's cache
 TYPICAL_SECONDS = 2e-4  # for a set of 22 edges and 1,000 lists, on two cores
 
 Progress = Callable[[int, int], None]
@@ -48,6 +47,7 @@ class CircuitTable(Printable):
     Attributes:
       graph: of the model.
       mode: what it means that an edge is cut (`model.cuts`).
+      seed: of what `resample` drew.
       n_lists: B.
       kept: bool [K, E], the live edges (`graph.live_edges`) that each set keeps.
       accuracy: fraction of lists of which output i is right, [K, n].
@@ -62,6 +62,7 @@ class CircuitTable(Printable):
 
     graph: Graph
     mode: str
+    seed: int
     n_lists: int
     kept: np.ndarray
     accuracy: np.ndarray
@@ -206,15 +207,17 @@ def score_sets(
     layers, version = plan(graph, np.concatenate([kept, np.ones((1, E), bool)]), fill_up=not of_all)
     version, intact = version[:-1], version[-1]
     replaced = replacements(model, lists, mode, seed=seed)
-    parts = _parts(model, lists, replaced, layers)
+    platform = jax.default_backend()
+    at_once, cores = _versions_at_once(platform), available_cores() if platform == "cpu" else 1
+    parts = _parts(lists, replaced, _lists_at_once(config, layers, len(lists), at_once, cores))
     graphdef, params = nnx.split(model)
-    judge = functools.partial(_judge, graphdef, mode == "renormalize", params, layers, intact)
+    judged = functools.partial(_judge, graphdef, at_once, mode == "renormalize", params, layers, intact)
     total = _Total(len(kept), version, len(lists))
-    for found, n_lists in _side_by_side(judge, parts):
+    for found, n_lists in _side_by_side(judged, parts, cores):
         total.add(found, n_lists)
         if progress is not None:
             progress(total.n_lists, len(lists))
-    return CircuitTable(graph, mode, len(lists), kept, **total.fields(), version=version)
+    return CircuitTable(graph, mode, seed, len(lists), kept, **total.fields(), version=version)
 
 
 class _Total:
@@ -257,18 +260,28 @@ class _Total:
         return by_set | {"list_accuracy": self.list_right / self.n_lists, "worst": worst, "right": right}
 
 
-def _parts(model: ListTransformer, lists, replaced, layers) -> Iterator[tuple]:
+def _versions_at_once(platform: str) -> int:
+    """Of an output: on a CPU as many as keep their logits in a core's cache, elsewhere as fill the device."""
+    return 8 if platform == "cpu" else 256
+
+
+def _lists_at_once(config: ModelConfig, layers, n_lists: int, at_once: int, cores: int) -> int:
+    """How many of the lists a part takes, so that its arrays fit CHUNK_BYTES and every core gets as many."""
+    reads = [[read for read in of_layer.values() if read is not None] for of_layer in layers]
+    held = sum(len(read.own) for of_layer in reads[:-1] for read in of_layer)
+    seen = sum(len(read.own) for read in reads[-1])
+    scores = sum(
+        (read.own.max() + 1) * (read.keys.max(0) + 1).sum() for of_layer in reads for read in of_layer
+    )
+    logits = at_once * (4 * config.d_model + 2 * config.d_vocab)
+    per_list = 4 * (held * 4 * config.d_model + scores * config.n_heads + 4 * seen + logits)
+    n_parts = -(-n_lists // max(1, CHUNK_BYTES // int(per_list)))
+    n_parts = min(n_lists, -(-n_parts // cores) * cores)
+    return -(-n_lists // n_parts)
+
+
+def _parts(lists, replaced, size: int) -> Iterator[tuple]:
     """Lists and replacements in parts of one size, with how many of the lists count."""
-    config = model.config
-    width = 4 * (4 * config.d_model + 2 * config.d_vocab)
-    counts = [[len(read.own) for read in reads.values() if read is not None] for reads in layers]
-    versions, held = max([1, *counts[-1]]), sum(map(sum, counts[:-1]))
-    per_list = 4 * (held * 4 * config.d_model + 5 * versions) + width * VERSIONS_AT_ONCE
-    most = max(1, CHUNK_BYTES // per_list)
-    n_parts = -(-len(lists) // most)
-    cores = available_cores() if jax.default_backend() == "cpu" else 1
-    n_parts = min(len(lists), -(-n_parts // cores) * cores)  # every core gets as many
-    size = -(-len(lists) // n_parts)
     for start in range(0, len(lists), size):
         indices = np.minimum(np.arange(start, start + size), len(lists) - 1)
         given = None
@@ -277,9 +290,8 @@ def _parts(model: ListTransformer, lists, replaced, layers) -> Iterator[tuple]:
         yield jnp.asarray(lists[indices]), given, min(size, len(lists) - start)
 
 
-def _side_by_side(judge, parts) -> Iterator[tuple]:
-    """What `judge` finds of every part in turn; on a CPU a part on every core."""
-    cores = available_cores() if jax.default_backend() == "cpu" else 1
+def _side_by_side(judge, parts, cores: int) -> Iterator[tuple]:
+    """What `judge` finds of every part in turn; a part on every core."""
     with ThreadPoolExecutor(cores) as pool:
         running = collections.deque()
         for lists, replaced, n_lists in parts:
@@ -291,9 +303,12 @@ def _side_by_side(judge, parts) -> Iterator[tuple]:
             yield done.result(), count
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _judge(graphdef, renormalize, params, layers: list[dict[int, Read | None]], intact, lists, replaced):
-    """Every measure of every version of each output: {name: n arrays [V, B]}."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _judge(graphdef, at_once: int, renormalize, params, layers, intact, lists, replaced):
+    """Every measure of every version of each output: {name: n arrays [V, B]}.
+
+    `layers` and the versions `intact` [n] of the intact model are as `versions.plan` gives them.
+    """
     model = nnx.merge(graphdef, params)
     graph = model.config.graph
     stations = jnp.concatenate(
@@ -312,20 +327,20 @@ def _judge(graphdef, renormalize, params, layers: list[dict[int, Read | None]], 
         if read is None:  # one layer, in which outputs read nothing
             final = finish(None)
             finish, read = final.__getitem__, jnp.arange(len(final))
-        of_output = _see(model, finish, read, intact[i], lists[:, i])
+        of_output = _see(model, finish, read, intact[i], lists[:, i], at_once)
         for name, values in of_output.items():
             found[name].append(values)
     return dict(found)
 
 
-def _see(model, finish, rows, intact: int, targets):
+def _see(model, finish, rows, intact, targets, at_once: int):
     """Every measure of one output's versions [V, B]; `finish` gives the residual of one of the `rows`."""
     unharmed = jax.nn.log_softmax(model.logits(finish(jax.tree.map(lambda x: x[intact], rows))))
 
     def see(row):
         return _measure(model.logits(finish(row)), targets, unharmed)
 
-    return jax.lax.map(see, rows, batch_size=VERSIONS_AT_ONCE)
+    return jax.lax.map(see, rows, batch_size=at_once)
 
 
 def _reader(model, layer: int, query: int, held, renormalize, replaced):

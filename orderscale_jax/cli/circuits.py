@@ -104,7 +104,7 @@ def found(table: CircuitTable) -> Circuits:
 
 def rankings(model, lists, table: CircuitTable) -> Comparison:
     """Prints and returns how cheaper rankings score."""
-    compared = compare(model, lists, table, measure="accuracy", tolerance=TOLERANCE.value, seed=SEED.value)
+    compared = compare(model, lists, table, measure="accuracy", tolerance=TOLERANCE.value)
     print(compared.table(), end="\n\n", flush=True)
     return compared
 
