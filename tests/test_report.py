@@ -210,6 +210,12 @@ def test_sentences_change_with_the_numbers(two_layer):
     assert "93.21\u00a0%" in digits and "which digits they are" in digits
     two_layer["order"]["same_digit_larger"] = 0.3
     assert "which digits they are" not in captions.order(two_layer)[1]
+    table = {"edges": [[0, 2, 0], [0, 2, 1]], "minimal_circuits": [[0, 1], [0]], "tolerance": 0.01}
+    table |= {"shapley": [0.2, 0.3], "accuracy_by_subset": [0.1, 0.4, 0.3, 0.6]}
+    (said,) = captions.circuits(two_layer | {"exact_circuit": {"zero": table}})
+    for words in ("2 minimal circuits of 1 and 2 edges among the 4 sets of the 2 live", "left as it was"):
+        assert words in said.replace("\u00a0", " ")
+    assert "SEP←d2 counts most: 30 % of the 50 % by" in said.replace("\u00a0", " ")
     assert "a plane separates" in captions.separability(two_layer | _separable(True))[0]
     assert "no plane separates" in captions.separability(two_layer | _separable(False))[0]
     assert "never passed" in captions.training([Curve("a", [1], [0.5])])[1]

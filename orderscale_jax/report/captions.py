@@ -131,18 +131,19 @@ def circuits(results: Results) -> list[str]:
     graph, parts = graph_of(results), []
     for mode, found in results["exact_circuit"].items():
         edges, minimal = [Edge(*edge) for edge in found["edges"]], found["minimal_circuits"]
-        sizes = sorted(len(circuit) for circuit in minimal)
-        among = f"{2 ** len(edges):,} sets of the {count(len(edges), 'live edge')}"
-        text = f"Cutting an edge, its {MODE_WORDS[mode]}: {count(len(minimal), 'circuit')} among the {among} "
-        text += "is" if len(minimal) == 1 else "are"
+        sizes = enumerate_words([str(len(circuit)) for circuit in sorted(minimal, key=len)])
+        some = f"{count(len(minimal), 'minimal circuit')} of {sizes} edges"
         within = f"{100 * found['tolerance']:g} point{'' if found['tolerance'] == 0.01 else 's'}"
-        text += f" minimal, of {enumerate_words(list(map(str, sizes)))} edges: within {within} of the intact "
-        text += "model, and no part of it is." if len(minimal) == 1 else "model, and no part of one is."
+        text = (
+            f"Edges cut ({MODE_WORDS[mode]}): {some} among the {2 ** len(edges):,} sets of the "
+            f"{count(len(edges), 'live edge')}. Such a set stays within {within} of the intact model's "
+            "accuracy, and no part of it does."
+        )
         shapley, accuracy = found["shapley"], found["accuracy_by_subset"]
         most = max(range(len(edges)), key=shapley.__getitem__)
         text += (
-            f" By Shapley value {edge_label(graph, edges[most])} counts most: {points(shapley[most])} of the "
-            f"{points(accuracy[-1] - accuracy[0])} points between all edges and none."
+            f" By Shapley value {edge_label(graph, edges[most])} counts most: {percent(shapley[most])} of "
+            f"the {percent(accuracy[-1] - accuracy[0])} by which all edges are better than none."
         )
         parts.append(text)
     return parts
