@@ -1,5 +1,6 @@
 """Cheap rankings of edges, the marks they get, and what is written for other tools."""
 
+import dataclasses
 import json
 import sys
 
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from orderscale_jax.circuits import CircuitTable, circuit_table, find_circuits, shapley_values
+from orderscale_jax import figures
+from orderscale_jax.circuits import (
+    CircuitTable,
+    all_sets,
+    circuit_table,
+    find_circuits,
+    score_sets,
+    shapley_values,
+    tabulate_comparison,
+)
 from orderscale_jax.circuits.approximations import (
     compare,
     greedy_backward,
@@ -37,6 +47,7 @@ from orderscale_jax.circuits.scoring import (
     spearman,
 )
 from orderscale_jax.errors import MissingPackage, UserError
+from orderscale_jax.figures.comparison import METHODS
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import CUTS, ListTransformer, ModelConfig
 from orderscale_jax.model.cuts import cutting, donors, replacements
@@ -252,6 +263,21 @@ def test_an_ideal_ranking_regrets_nothing():
     assert worst.spearman == pytest.approx(-1) and worst.auroc == 0
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, bool])
+def test_games_of_any_type(dtype):
+    given = (THREE > 2 if dtype is bool else THREE).astype(dtype)
+    values, members = given.astype(float), np.array([True, False, True])
+    for of in (single_edge, greedy_pruning, greedy_backward, kernel_shap, faithfulness):
+        np.testing.assert_array_equal(of(given), of(values))
+    scores = np.array([3, 1, 2], np.uint8)
+    for ours, theirs in (
+        (mark_ranking(scores, given, members), mark_ranking(scores.astype(float), values, members)),
+        (random_marks(given, members), random_marks(values, members)),
+        (best_marks(given), best_marks(values)),
+    ):
+        np.testing.assert_equal(vars(ours), vars(theirs))
+
+
 def test_areas_under_curves_and_ranks_by_hand():
     members = np.array([1, 0, 1, 0, 0], bool)
     assert auroc(np.array([3, 3, 1, 2, 0.0]), members) == pytest.approx((0.5 + 1 + 1 + 0 + 0 + 1) / 6)
@@ -302,6 +328,21 @@ def test_comparison():
         np.testing.assert_array_equal(marks.regret, mark_ranking(scores, values, members).regret)
     lines = found.table().splitlines()
     assert len(lines) == 1 + 9 + 2 and "mean, loss" in lines[0] and "CPR" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == [*found.methods, "random", "best"]
+    told = tabulate_comparison(found)["marks"]
+    assert list(told) == [*found.methods, "random", "best"]
+    assert told["random"]["mean_regret"] == found.random.mean_regret
+    figure = figures.regret_curves({"mean": found})
+    (axes,) = figure.axes
+    for line, marks in zip(axes.lines, found.marks, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), marks.regret)
+        np.testing.assert_array_equal(line.get_xdata(), range(6))
+    assert [line.get_label() for line in axes.lines] == [METHODS[name][0] for name in found.methods]
+    (shade,) = axes.collections
+    assert shade.get_datalim(axes.transData).y1 == pytest.approx(found.random.max_regret)
+    assert axes.get_title(loc="left") == "cut: mean" and axes.get_ylabel().startswith("loss")
+    with pytest.raises(UserError, match="of accuracy, loss"):
+        figures.regret_curves({"mean": found, "zero": dataclasses.replace(found, measure="accuracy")})
 
 
 def test_shapiq_reads_a_table():
@@ -338,6 +379,14 @@ def test_the_form_of_circuit_files():
 def test_what_is_wrong_is_said(monkeypatch):
     model, lists = _model(), _lists()
     table, graph = circuit_table(model, lists), model.config.graph
+    flat, other, broken, few = (
+        _model(n_layers=1),
+        _model(),
+        _model(),
+        score_sets(model, lists, all_sets(5)[:9]),
+    )
+    for changed, amount in ((other, 0.1), (broken, jnp.nan)):
+        changed.embed.W_E[...] = changed.embed.W_E[...].at[0, 0].add(amount)
     for wrong, said in {
         lambda: edge_attribution(model, lists, metric="accuracy"): "logit_difference, loss, kl",
         lambda: edge_attribution(model, lists, "off"): "renormalize, zero, mean, resample",
@@ -347,11 +396,37 @@ def test_what_is_wrong_is_said(monkeypatch):
         lambda: integrated_inputs(model, lists, points=[]): "from 0 to 1",
         lambda: integrated_inputs(model, lists, points=[1.5]): "from 0 to 1",
         lambda: learned_masks(model, lists, n_lists=10, n_groups=4): "multiple",
+        lambda: integrated_inputs(model, lists, points="ab"): "points must hold numbers",
+        lambda: integrated_activations(model, lists, seed=1.5): "seed must be",
         lambda: learned_masks(model, lists, lambdas=[-1.0]): "0 or more",
+        lambda: learned_masks(model, lists, lambdas="dear"): "lambdas must hold numbers",
+        lambda: learned_masks(model, lists, lambdas=[[1.0], [1.0, 2.0]]): "rows of different lengths",
+        lambda: learned_masks(model, lists, learning_rate=np.nan): "learning_rate must hold finite numbers",
+        lambda: learned_masks(model, lists, learning_rate="x"): "learning_rate must hold numbers",
+        lambda: learned_masks(model, lists, learning_rate=0): "learning_rate must be a number above 0",
+        lambda: learned_masks(model, lists, learning_rate=[0.1]): "learning_rate must be a number above 0",
+        lambda: learned_masks(model, lists, seed=None): "seed must be",
+        lambda: learned_masks(flat, lists): "no live edge",
+        lambda: edge_attribution(flat, lists): "no live edge",
+        lambda: compare(flat, lists, circuit_table(flat, lists)): "no live edge",
+        lambda: edge_attribution(broken, lists): "not finite",
+        lambda: compare(broken, lists, table): "not finite",
+        lambda: compare(model, 5, table): r"\[B, 2\]",
+        lambda: compare(other, lists, table): "not of this model and these lists",
+        lambda: compare(model, 5 - lists, table): "not of this model and these lists",
+        lambda: compare(model, lists, few): "or not of all sets",
         lambda: kernel_shap(THREE, 0): "n_samples",
         lambda: single_edge(np.zeros(3)): r"2\^E",
         lambda: mark_ranking(np.zeros(2), THREE, np.ones(3)): "3 finite numbers",
-        lambda: mark_ranking(np.array([0, np.nan, 0]), THREE, np.ones(3)): "3 finite numbers",
+        lambda: mark_ranking(np.array([0, np.nan, 0]), THREE, np.ones(3)): "finite numbers, and one is nan",
+        lambda: mark_ranking(np.zeros(3), THREE, np.ones(2)): "3 truth values",
+        lambda: random_marks(THREE, np.ones(2)): "3 truth values",
+        lambda: best_marks([0.0, np.inf]): "finite numbers, and one is inf",
+        lambda: faithfulness(["a", "b"]): "must hold numbers",
+        lambda: greedy_pruning(np.array([0, 1, np.nan, 2])): "finite numbers, and one is nan",
+        lambda: greedy_backward(np.array([0, 1, np.nan, 2])): "finite numbers, and one is nan",
+        lambda: kernel_shap(THREE, seed=-1): "seed must be a whole number from 0 to 4294967295",
+        lambda: kernel_shap(THREE, n_samples=True): "n_samples must be",
         lambda: compare(model, lists[:5], table): "not of this model and these lists",
         lambda: compare(_model(n_layers=3), lists, table): "not of this model and these lists",
         lambda: compare(model, lists, table, measure="acc"): "measure must be one of",

@@ -1,10 +1,12 @@
 """Exact circuits: the table of all sets of edges, and what follows from a game on them."""
 
+import dataclasses
 import itertools
 import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,6 +17,7 @@ from orderscale_jax.analysis import ablate_edges, ablate_jointly, observe
 from orderscale_jax.circuits import (
     MEASURES,
     all_sets,
+    as_game,
     circuit_table,
     find_circuits,
     greedy_circuit,
@@ -27,6 +30,8 @@ from orderscale_jax.circuits import (
     score_sets,
     search_circuits,
     shapley_values,
+    tabulate_circuits,
+    tabulate_samples,
 )
 from orderscale_jax.convert import from_torch, read_arrays
 from orderscale_jax.errors import UserError
@@ -161,16 +166,15 @@ def test_what_stands_in_for_a_message():
 @pytest.mark.parametrize("mode", CUTS)
 def test_a_cut_of_every_head_in_turn_is_a_cut_of_all(mode):
     model = _model(n_heads=2)
-    lists = _lists(model)
-    if mode == "renormalize":
-        return
+    lists, rescale = _lists(model), mode == "renormalize"
     per_head = [replacements(model, lists, mode, head=h) for h in range(2)]
     whole = replacements(model, lists, mode)
     ones = np.ones(5, np.float32)
     for e in range(5):
         keep = ones - np.eye(5, dtype=np.float32)[e]
-        parts = [cutting(model.config, keep, False, r, head=h) for h, r in enumerate(per_head)]
-        both = cutting(model.config, keep, False, whole)
+        parts = [cutting(model.config, keep, rescale, r, head=h) for h, r in enumerate(per_head)]
+        both = cutting(model.config, keep, rescale, whole)
+        assert all(part.renormalize == both.renormalize == rescale for part in parts)
         product = parts[0].keep * parts[1].keep
         np.testing.assert_array_equal(product, np.broadcast_to(both.keep, product.shape))
         if whole is not None:
@@ -208,19 +212,101 @@ def test_games_of_any_values():
         np.testing.assert_allclose(inverse_moebius(moebius(values)), values, atol=1e-10)
         shapley = shapley_values(values)
         assert shapley.sum() == pytest.approx(values[-1] - values[0])
-        for e in range(n_edges):  # the definition: the mean over all orders
-            orders = list(itertools.permutations(range(n_edges)))[:720]
-            if n_edges <= 5:
-                gains = []
-                for order in orders:
-                    before = sum(1 << x for x in order[: order.index(e)])
-                    gains.append(values[before | 1 << e] - values[before])
-                assert shapley[e] == pytest.approx(np.mean(gains))
+        for e in range(n_edges if n_edges <= 5 else 0):  # the definition: the mean over all orders
+            gains = []
+            for order in itertools.permutations(range(n_edges)):
+                before = sum(1 << x for x in order[: order.index(e)])
+                gains.append(values[before | 1 << e] - values[before])
+            assert shapley[e] == pytest.approx(np.mean(gains))
         wanted = rng.random(2**n_edges) < 0.4
         found = set(minimal_sets(wanted))
         for s in range(2**n_edges):
             below = any(wanted[t] for t in range(s) if t & s == t)
             assert (s in found) == (bool(wanted[s]) and not below)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, bool, list])
+def test_games_of_any_type(dtype):
+    worth = THREE > 2 if dtype is bool else THREE
+    given, values = worth.tolist() if dtype is list else worth.astype(dtype), worth.astype(float)
+    for of in (moebius, inverse_moebius, shapley_values, interactions, as_game):
+        assert of(given).dtype == np.float64
+        np.testing.assert_array_equal(of(given), of(values))
+    assert pair_kinds(given, 0.5) == pair_kinds(values, 0.5)
+    assert minimal_sets(given) == minimal_sets(values != 0)
+
+
+def test_as_many_right_is_as_good():
+    table = circuit_table(_model(list_len=3), _lists(_model(list_len=3)))
+    counts = np.random.default_rng(0).integers(0, 50, (len(table.kept), 3))
+    values = dataclasses.replace(table, n_lists=49, accuracy=counts / 49).values()
+    assert len(set(values)) == len(set(counts.sum(1)))
+    np.testing.assert_allclose(values, counts.mean(1) / 49)
+
+
+def test_a_table_has_the_precision_that_holds_where_it_is_made():
+    with jax.enable_x64(True):
+        model = _model(n_layers=1)
+        nnx.update(model, jax.tree.map(lambda x: x.astype(jnp.float64), nnx.state(model, nnx.Param)))
+        lists = _lists(model)
+        losses = np.asarray(metrics.token_losses(model(lists), lists))
+        np.testing.assert_allclose(circuit_table(model, lists).loss[-1], losses.mean(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", CUTS)
+def test_a_model_without_live_edges_has_one_set(mode):
+    model = _model(n_layers=1)
+    table = circuit_table(model, _lists(model), mode)
+    found = find_circuits(table)
+    assert table.kept.shape == (1, 0) and found.minimal == (0,) and found.damaging == ()
+    assert tabulate_circuits(table, found)["minimal_circuits"] == [[]]
+    assert "no edge" in found.table() and "none" in table.table()
+    (axes,) = figures.circuit_lattice({mode: table}).axes
+    assert axes.texts[-1].get_text().startswith("a: 0 edges")
+
+
+def test_what_is_tabulated_is_of_one_table_and_one_measure():
+    model = _model()
+    lists = _lists(model)
+    tables = {mode: circuit_table(model, lists, mode) for mode in ("zero", "mean")}
+    table = tables["zero"]
+    told = tabulate_circuits(table, find_circuits(table))
+    assert "measure" not in told and len(told["shapley_by_output"]) == 2
+    loss = find_circuits(table, measure="loss", tolerance=0.2)
+    told = tabulate_circuits(table, loss)
+    assert told["measure"] == "loss"
+    np.testing.assert_allclose(np.mean(told["shapley_by_output"], 0), loss.shapley)
+    of_first = find_circuits(table, measure="loss", output=0, tolerance=0.2)
+    wanted = [[i for i in range(5) if x >> i & 1] for x in of_first.minimal]
+    assert told["minimal_circuits_by_output"][0] == wanted
+    assert "shapley_by_output" not in tabulate_circuits(table, find_circuits(table, measure="list_accuracy"))
+    other = circuit_table(model, lists[::2], "zero")
+    for wrong in (find_circuits(tables["mean"]), find_circuits(other)):
+        with pytest.raises(UserError, match="not of this table"):
+            tabulate_circuits(table, wrong)
+    drawn = {name: sample_shapley(model, lists, 2, "zero", measure=name) for name in ("accuracy", "loss")}
+    found = {name: greedy_circuit(model, lists, "zero", measure=name) for name in drawn}
+    told = tabulate_samples(drawn["accuracy"], found["accuracy"])
+    assert "measure" not in told and told["circuits_accuracy"] == found["accuracy"].worth.tolist()
+    told = tabulate_samples(drawn["loss"], found["loss"])
+    assert told["measure"] == "loss" and told["circuits_loss"] == (-found["loss"].worth).tolist()
+    for wrong, said in (
+        (found["loss"], "their measure is the same"),
+        (greedy_circuit(model, lists, "mean"), "their mode is the same"),
+    ):
+        with pytest.raises(UserError, match=said):
+            tabulate_samples(drawn["accuracy"], wrong)
+
+
+def test_parts_do_not_change_samples(monkeypatch):
+    model = _model()
+    lists = _lists(model)
+    whole = sample_shapley(model, lists, 30, "zero", measure="loss")
+    monkeypatch.setattr("orderscale_jax.circuits.sampling.SETS_AT_ONCE", 7 * 6)
+    parts = sample_shapley(model, lists, 30, "zero", measure="loss")
+    np.testing.assert_allclose(parts.shapley, whole.shapley, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(parts.standard_error, whole.standard_error, rtol=1e-4, atol=1e-6)
+    assert (whole.standard_error > 1e-3).any()
 
 
 def test_samples_come_near_the_exact_values():
@@ -293,30 +379,58 @@ def test_what_is_wrong_is_said():
     model = _model()
     lists = _lists(model)
     table = circuit_table(model, lists)
+    flat, long = _model(n_layers=1), _model(n_layers=3, list_len=3)
+    broken = _model()
+    broken.embed.W_E[...] = broken.embed.W_E[...].at[0, 0].set(jnp.nan)
     for wrong, said in {
+        lambda: circuit_table(broken, lists): "not finite",
+        lambda: score_sets(broken, lists, all_sets(5)): "not finite",
+        lambda: sample_shapley(broken, lists, 2): "not finite",
+        lambda: greedy_circuit(broken, lists): "not finite",
+        lambda: search_circuits(broken, lists, 1): "not finite",
+        lambda: sample_shapley(flat, lists, 2): "no live edge",
+        lambda: greedy_circuit(flat, lists): "no live edge",
+        lambda: search_circuits(flat, lists, 0): "no live edge",
+        lambda: circuit_table(model, 5): r"\[B, 2\]",
+        lambda: circuit_table(model, lists, seed=-1): "seed must be a whole number from 0 to 4294967295",
+        lambda: score_sets(model, lists, all_sets(5), seed=None): "seed must be",
+        lambda: sample_shapley(model, lists, 2, seed=1.5): "seed must be",
+        lambda: greedy_circuit(model, lists, seed=True): "seed must be",
+        lambda: search_circuits(model, lists, 1, seed=2**32): "seed must be",
+        lambda: score_sets(model, lists, [[True] * 5, [True]]): "rows of different lengths",
+        lambda: table.values(output=True): "output must be a whole number from 0 to 1",
+        lambda: table.correct(99): "row must be a whole number from 0 to 31",
+        lambda: search_circuits(model, lists, True): "most_edges must be",
+        lambda: moebius(np.array([0, 1, np.nan, 2])): "finite numbers, and one is nan",
+        lambda: shapley_values(["a", "b"]): "must hold numbers",
+        lambda: minimal_sets([[True], [True, False]]): "rows of different lengths",
+        lambda: interactions(np.zeros((2, 2))): r"2\^E sets, got \[2, 2\]",
+        lambda: inverse_moebius(np.zeros(0)): r"2\^E",
+        lambda: pair_kinds(3.0, 0.1): r"2\^E",
         lambda: circuit_table(model, lists[:0]): "at least one",
         lambda: circuit_table(model, lists, "off"): "renormalize, zero, mean, resample",
         lambda: circuit_table(model, lists[:1], "resample"): "at least two",
         lambda: score_sets(model, lists, all_sets(4)): r"\[K, 5\]",
         lambda: score_sets(model, lists, all_sets(5).astype(int)): "truth values",
         lambda: circuit_table(
-            _model(n_layers=3, list_len=3), _lists(_model(list_len=3))
-        ): r"2\^22 = 4,194,304.* s and .* GB.*samples",
+            long, _lists(long)
+        ): r"2\^22 = 4,194,304.* s and .* GB.*circuits.sample_shapley$",
         lambda: find_circuits(table, tolerance=1.0): "from 0 to below 1",
         lambda: find_circuits(table, tolerance=-0.1): "from 0 to below 1",
         lambda: find_circuits(table, tolerance=float("nan")): "from 0 to below 1",
         lambda: find_circuits(table, measure="acc"): "measure must be one of",
-        lambda: find_circuits(table, output=2): "0 … 1",
+        lambda: find_circuits(table, output=2): "from 0 to 1; got 2",
         lambda: find_circuits(table, measure="list_accuracy", output=0): "all outputs together",
         lambda: find_circuits(score_sets(model, lists, all_sets(5)[:9])): "all sets",
         lambda: find_circuits(model): "CircuitTable",
-        lambda: sample_shapley(model, lists, 1): "two orders or more",
+        lambda: sample_shapley(model, lists, 1): "n_orders must be a whole number from 2 on",
         lambda: search_circuits(model, lists, 6): "from 0 to 5",
-        lambda: search_circuits(_model(n_layers=3, list_len=3), lists, 20): "greedy_circuit",
+        lambda: search_circuits(long, _lists(long), 20): "greedy_circuit",
         lambda: moebius(np.zeros(3)): r"2\^E",
     }.items():
         with pytest.raises(UserError, match=said):
             wrong()
+    np.testing.assert_array_equal(table.values(output=np.int64(1)), table.accuracy[:, 1])
 
 
 def test_a_lattice_names_the_minimal_circuits():
@@ -328,10 +442,30 @@ def test_a_lattice_names_the_minimal_circuits():
         dots, marks = axes.collections
         np.testing.assert_allclose(dots.get_offsets()[:, 1], table.values())
         np.testing.assert_array_equal(dots.get_offsets()[:, 0], table.kept.sum(1))
-        minimal = list(find_circuits(table, tolerance=0.2).minimal)
+        found, sizes = find_circuits(table, tolerance=0.2), table.kept.sum(1)
+        minimal = list(found.minimal)
         np.testing.assert_allclose(marks.get_offsets()[:, 1], table.values()[minimal])
-        assert any(
-            text.get_text().startswith(f"a: {table.kept[minimal[0]].sum()} edge") for text in axes.texts
-        )
+        np.testing.assert_array_equal(marks.get_offsets()[:, 0], sizes[minimal])
+        best, floor = axes.lines
+        np.testing.assert_allclose(best.get_ydata(), [table.values()[sizes == k].max() for k in range(6)])
+        assert set(floor.get_ydata()) == {table.values()[-1] - 0.2}
+        *letters, written = axes.texts
+        named = {text.xy: text.get_text() for text in letters}
+        for size in set(sizes[minimal[:4]]):
+            rows = [(letter, row) for letter, row in zip("abcd", minimal, strict=False) if sizes[row] == size]
+            lowest = min(table.values()[row] for _, row in rows)
+            assert named.pop((size, lowest)) == " ".join(letter for letter, _ in rows)
+        assert not named
+        told = {}
+        for line in written.get_text().splitlines():
+            if not line.startswith(" "):
+                told[line] = set()
+            else:
+                layer, _, edges = line.strip().partition(" ")
+                told[list(told)[-1]] |= {f"{layer} {edge.replace('←', '<-')}" for edge in edges.split(", ")}
+        for (line, edges), letter, row in zip(told.items(), "abcd", minimal, strict=False):
+            assert line.startswith(f"{letter}: {sizes[row]} edge")
+            assert edges == {table.graph.label(edge) for edge in found.edges_of(row)}
+        assert len(told) == min(len(minimal), 5)
     with pytest.raises(UserError, match="no table"):
         figures.circuit_lattice({})

@@ -21,6 +21,7 @@ from orderscale_jax.circuits.attribution import (
 from orderscale_jax.circuits.export import to_mib_graph, to_shapiq
 from orderscale_jax.circuits.games import (
     Circuits,
+    as_game,
     find_circuits,
     interactions,
     inverse_moebius,
@@ -47,6 +48,7 @@ __all__ = [
     "SampledShapley",
     "Search",
     "all_sets",
+    "as_game",
     "circuit_table",
     "compare",
     "edge_attribution",

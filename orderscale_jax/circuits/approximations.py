@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 
 import numpy as np
 from scipy.linalg import null_space
 
 from orderscale_jax.circuits import attribution, scoring
-from orderscale_jax.circuits.games import find_circuits, moebius, shapley_values
+from orderscale_jax.circuits.checks import check_edges, check_seed, check_task, whole_number
+from orderscale_jax.circuits.games import as_game, count_edges, find_circuits, shapley_values
 from orderscale_jax.circuits.scoring import Marks
-from orderscale_jax.circuits.table import BETTER, CircuitTable, check_measure
+from orderscale_jax.circuits.table import BETTER, CircuitTable, check_measure, score_sets
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, number, significant
 from orderscale_jax.graph import Graph
@@ -28,6 +28,7 @@ from orderscale_jax.model import ListTransformer
 from orderscale_jax.printing import Printable
 
 KERNEL_SAMPLES = 128  # sets that `compare` lets Kernel SHAP draw
+SAME = 1e-3  # how far nats and logits may differ, also relatively, between two devices
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -57,16 +58,16 @@ class Comparison(Printable):
     random: Marks
     best: Marks
 
+    @property
+    def all_marks(self) -> dict[str, Marks]:
+        """Those of every method, then `random` and `best`."""
+        return dict(zip(self.methods, self.marks, strict=True)) | {"random": self.random, "best": self.best}
+
     def table(self) -> str:
-        """A method in each row, with its marks."""
+        """A method in each row, with its marks; at the end what rankings have at random and at best."""
         head = ("CPR", "CMD", "AUROC", "Spearman", "mean regret", "max regret")
         rows = [(f"ranking ({self.mode}, {self.measure})", *head)]
-        named = zip(
-            (*self.methods, "random", "best of each size"),
-            (*self.marks, self.random, self.best),
-            strict=True,
-        )
-        for name, marks in named:
+        for name, marks in self.all_marks.items():
             whole = (number(x, 3) for x in (marks.cpr, marks.cmd, marks.auroc, marks.spearman))
             rows.append((name, *whole, significant(marks.mean_regret, 3), significant(marks.max_regret, 3)))
         return columns(rows)
@@ -92,15 +93,16 @@ def compare(
       tolerance: minimal circuits, whose edges AUROC asks for, lose this much accuracy at most.
 
     Raises:
-      UserError: the table is not complete or not of this model and so many lists, or a name does not exist.
+      UserError: the table is not complete or not of this model and these lists, a name does not exist, or the
+        model has no live edge.
     """
-    check_kind("model", model, ListTransformer)
     check_kind("table", table, CircuitTable)
     attribution.check_metric(metric)
     measure = metric if measure is None else measure
     check_measure(measure)
-    if table.graph != model.config.graph or table.n_lists != len(lists):
-        raise UserError("the table is not of this model and these lists: make it anew with circuit_table")
+    lists = check_task(model, lists)
+    check_edges(model.config.graph)
+    check_same(model, lists, table)
     circuits = find_circuits(table, tolerance=tolerance)
     values = BETTER[measure] * table.values(measure)
     scores = {
@@ -132,9 +134,31 @@ def compare(
     )
 
 
+def check_same(model: ListTransformer, lists: np.ndarray, table: CircuitTable):
+    """UserError unless the model does on the lists what the table says of all edges and of none."""
+    fits = table.graph == model.config.graph and table.n_lists == len(lists) and table.is_complete
+    if fits:
+        ends = [-1, 0]
+        found = score_sets(model, lists, table.kept[ends], table.mode, seed=table.seed)
+        fits = all(
+            np.allclose(ours, theirs[ends], rtol=SAME, atol=SAME)
+            for name in ("loss", "logit_difference")
+            for ours, theirs in (
+                (getattr(found, name), getattr(table, name)),
+                (found.worst[name], table.worst[name]),
+            )
+        )
+    if not fits:
+        raise UserError(
+            "the table is not of this model and these lists, or not of all sets: make it anew with "
+            "circuit_table"
+        )
+
+
 def single_edge(values: np.ndarray) -> np.ndarray:
     """What all edges are worth less all without one, [E]: ablation of single edges."""
-    n_edges, full = _n_edges(values), len(values) - 1
+    values = as_game(values)
+    n_edges, full = count_edges(values), len(values) - 1
     return values[full] - values[full ^ (1 << np.arange(n_edges))]
 
 
@@ -148,7 +172,8 @@ def greedy_pruning(values: np.ndarray) -> np.ndarray:
     turn, from minus infinity on until everything is removed. An edge's score is the smallest threshold at
     which it goes, even if it stays at a larger one. A score below 0 is that of an edge whose removal helps.
     """
-    n_edges = _n_edges(values)
+    values = as_game(values)
+    n_edges = count_edges(values)
     scores, tau = np.full(n_edges, np.inf), -np.inf
     while True:
         kept, ahead = len(values) - 1, []
@@ -169,7 +194,8 @@ def greedy_backward(values: np.ndarray) -> np.ndarray:
 
     Of edges that cost the same the last goes first, as rankings put the first of equals first.
     """
-    n_edges, kept = _n_edges(values), len(values) - 1
+    values = as_game(values)
+    n_edges, kept = count_edges(values), len(values) - 1
     scores = np.zeros(n_edges)
     for step in range(n_edges):
         left = [e for e in reversed(range(n_edges)) if kept >> e & 1]
@@ -190,13 +216,12 @@ def kernel_shap(values: np.ndarray, n_samples: int | None = None, seed: int = 0)
       seed: of the drawing.
 
     Raises:
-      UserError: no set is to be drawn.
+      UserError: no set is to be drawn, or the seed is none.
     """
-    n_edges, full = _n_edges(values), len(values) - 1
-    if n_samples is not None and (
-        not isinstance(n_samples, numbers.Integral) or isinstance(n_samples, bool) or n_samples < 1
-    ):
-        raise UserError(f"n_samples must be a whole number from 1 on; got {n_samples!r}")
+    values, seed = as_game(values), check_seed(seed)
+    n_edges, full = count_edges(values), len(values) - 1
+    if n_samples is not None:
+        n_samples = whole_number("n_samples", n_samples, 1)
     worth = values[full] - values[0]
     if n_edges < 2:
         return np.full(n_edges, worth)
@@ -212,8 +237,3 @@ def kernel_shap(values: np.ndarray, n_samples: int | None = None, seed: int = 0)
     off, root = values[sets] - values[0] - held.sum(1) * worth / n_edges, np.sqrt(weights)
     found, *_ = np.linalg.lstsq(root[:, None] * held @ free, root * off)
     return worth / n_edges + free @ found
-
-
-def _n_edges(values: np.ndarray) -> int:
-    """E of a game [2^E]; UserError if it is none."""
-    return len(moebius(values)).bit_length() - 1

@@ -16,7 +16,6 @@ Dimensions: E live edges, B lists, n outputs, L layers, T positions, D model, K 
 from __future__ import annotations
 
 import functools
-import numbers
 from collections.abc import Sequence
 
 import jax
@@ -25,11 +24,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from orderscale_jax.errors import UserError, check_kind
+from orderscale_jax.circuits.checks import check_edges, check_seed, check_task, real_numbers, whole_number
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import ListTransformer, metrics
 from orderscale_jax.model.cuts import cutting, donors, replacements
 from orderscale_jax.model.interventions import Interventions
 from orderscale_jax.model.numerics import einsum
+from orderscale_jax.options import is_float32, shown
 
 METRICS = ("logit_difference", "loss", "kl")
 CHUNK = 1024  # lists whose gradients are alive at once
@@ -39,7 +40,12 @@ START = 1.0  # log-odds of keeping an edge before anything is learned
 
 
 def edge_attribution(
-    model: ListTransformer, lists, mode: str = "renormalize", *, metric: str = "logit_difference", seed=0
+    model: ListTransformer,
+    lists,
+    mode: str = "renormalize",
+    *,
+    metric: str = "logit_difference",
+    seed: int = 0,
 ) -> np.ndarray:
     """First-order estimate [E] of what cutting each edge costs (EAP, Syed et al. 2023).
 
@@ -53,9 +59,10 @@ def edge_attribution(
       seed: of what `resample` draws, see `model.cuts.replacements`.
 
     Raises:
-      UserError: a mode or metric that does not exist, no lists or such as do not fit the model.
+      UserError: a mode or metric that does not exist, no lists or such as do not fit the model, or a model
+        without live edges or with weights that are not finite.
     """
-    lists = _checked(model, lists, metric)
+    lists, seed = _checked(model, lists, metric, seed)
     ones = np.ones((1, len(model.config.graph.live_edges)))
     return _keep_gradients(model, lists, mode, metric, ones, seed)[0]
 
@@ -76,7 +83,7 @@ def integrated_activations(
     to the metric of the intact model less that with the layer cut, except with `renormalize`, where the
     metric jumps as the last of a row is cut. Other arguments and errors as of `edge_attribution`.
     """
-    lists = _checked(model, lists, metric)
+    lists, seed = _checked(model, lists, metric, seed)
     layers = np.array([edge.layer for edge in model.config.graph.live_edges], int)
     points = _midpoints(steps)
     present = np.unique(layers)
@@ -110,8 +117,8 @@ def integrated_inputs(
 
     Other arguments and errors as there; an error too if there is no point.
     """
-    lists = _checked(model, lists, metric)
-    points = _midpoints(steps) if points is None else np.asarray(points, float)
+    lists, seed = _checked(model, lists, metric, seed)
+    points = _midpoints(steps) if points is None else real_numbers("points", points)
     if points.ndim != 1 or not len(points) or not ((points >= 0) & (points <= 1)).all():
         raise UserError(f"points of a path are numbers from 0 to 1, one at least; got {points.tolist()}")
     replaced = replacements(model, lists, mode, seed=seed)
@@ -172,17 +179,22 @@ def learned_masks(
 
     Other arguments and errors as of `edge_attribution`; an error too if a number is out of range.
     """
-    lists = _checked(model, lists, metric)
-    for name, value in {"steps": steps, "n_lists": n_lists, "n_groups": n_groups}.items():
-        _check_count(name, value)
+    lists, seed = _checked(model, lists, metric, seed)
+    steps, n_lists, n_groups = (
+        whole_number(name, value, 1)
+        for name, value in {"steps": steps, "n_lists": n_lists, "n_groups": n_groups}.items()
+    )
     if n_lists % n_groups:
         raise UserError(f"n_lists must be a multiple of n_groups; got {n_lists} and {n_groups}")
-    lambdas = np.asarray(lambdas, float)
-    if lambdas.ndim != 1 or not len(lambdas) or not (np.isfinite(lambdas) & (lambdas >= 0)).all():
+    rate = real_numbers("learning_rate", learning_rate)
+    if rate.ndim or rate <= 0 or not is_float32(rate):
+        raise UserError(f"learning_rate must be a number above 0; got {shown(learning_rate)}")
+    lambdas = real_numbers("lambdas", lambdas)
+    if lambdas.ndim != 1 or not len(lambdas) or not (lambdas >= 0).all():
         raise UserError(f"lambdas are numbers, 0 or more, one at least; got {lambdas.tolist()}")
     replaced = replacements(model, lists, mode, seed=seed)
     graphdef, params = nnx.split(model)
-    settings = (metric, steps, n_groups, n_lists // n_groups, learning_rate)
+    settings = (metric, steps, n_groups, n_lists // n_groups, float(rate))
     renormalize, key = mode == "renormalize", jax.random.key(seed)
     thetas = _learn(graphdef, settings, renormalize, params, key, lambdas, lists, replaced)
     return np.asarray(thetas, np.float64).mean(0)
@@ -194,23 +206,16 @@ def check_metric(metric: str):
         raise UserError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
 
 
-def _checked(model, lists, metric: str) -> np.ndarray:
-    """The lists as an array, if all that is given fits together."""
-    check_kind("model", model, ListTransformer)
+def _checked(model, lists, metric: str, seed) -> tuple[np.ndarray, int]:
+    """The lists as an array and the seed, if all that is given fits together."""
     check_metric(metric)
-    lists = np.asarray(model.config.check_lists(lists))
-    if not len(lists):
-        raise UserError("edges are attributed on lists: give at least one")
-    return lists
-
-
-def _check_count(name: str, value: int):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name} must be a whole number from 1 on; got {value!r}")
+    lists = check_task(model, lists)
+    check_edges(model.config.graph)
+    return lists, check_seed(seed)
 
 
 def _midpoints(steps: int) -> np.ndarray:
-    _check_count("steps", steps)
+    steps = whole_number("steps", steps, 1)
     return (np.arange(steps) + 0.5) / steps
 
 

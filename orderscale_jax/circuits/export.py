@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from orderscale_jax.circuits.scoring import check_scores
 from orderscale_jax.circuits.table import BETTER, CircuitTable, check_measure
 from orderscale_jax.errors import MissingPackage, UserError, check_kind
 from orderscale_jax.graph import Edge, Graph
@@ -68,10 +69,8 @@ def to_mib_graph(table_or_graph: CircuitTable | Graph, scores, kept=None) -> dic
     graph = table_or_graph.graph if isinstance(table_or_graph, CircuitTable) else table_or_graph
     check_kind("table_or_graph", graph, Graph)
     live = {edge: i for i, edge in enumerate(graph.live_edges)}
-    scores = np.asarray(scores, float)
+    scores = check_scores(scores, len(live))
     kept = np.ones(len(live), bool) if kept is None else np.asarray(kept)
-    if scores.shape != (len(live),) or not np.isfinite(scores).all():
-        raise UserError(f"scores must be {len(live)} finite numbers, one for each live edge")
     if kept.shape != (len(live),) or kept.dtype != bool:
         raise UserError(f"kept must be {len(live)} truth values, one for each live edge")
     stages = ["input", *(f"a{layer}" for layer in range(graph.n_layers))]

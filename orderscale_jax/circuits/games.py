@@ -1,8 +1,8 @@
 """Edges as players of a cooperative game: what each set of them is worth says who matters, and how together.
 
 A game is an array [2^E] of the worth of every set, bit e of the index telling that edge e is in it (as
-`CircuitTable.values` gives it). Sums over subsets take E passes over the array, so everything here is exact
-and quick up to 16 edges.
+`CircuitTable.values` gives it); what is none is told by `as_game`. Sums over subsets take E passes over the
+array, so everything here is exact and quick up to 16 edges.
 
 Sources: Shapley (1953); the interaction index of Grabisch and Roubens (1999); Moebius transform as in Rota
 (1964), whose coefficients are also called Harsanyi dividends.
@@ -15,6 +15,7 @@ import numbers
 
 import numpy as np
 
+from orderscale_jax.circuits.checks import real_numbers
 from orderscale_jax.circuits.table import BETTER, CircuitTable, check_measure
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, number
@@ -135,14 +136,27 @@ def check_tolerance(tolerance: float, measure: str = "accuracy"):
         raise UserError(f"tolerance must be {wanted} for {measure}; got {tolerance!r}")
 
 
+def as_game(values) -> np.ndarray:
+    """A game as a new float64 array [2^E]; UserError unless there is a finite number for each set."""
+    found = real_numbers("a game", values)
+    if found.ndim != 1 or not len(found) or len(found) & (len(found) - 1):
+        raise UserError(f"a game is an array with a value for each of 2^E sets, got {list(found.shape)}")
+    return found
+
+
+def count_edges(game: np.ndarray) -> int:
+    """E of a game [2^E]."""
+    return len(game).bit_length() - 1
+
+
 def minimal_sets(wanted: np.ndarray) -> tuple[int, ...]:
     """Indices of the sets with `wanted` [2^E] of which no proper subset has it, smallest first."""
-    n_edges = _n_edges(wanted)
-    below = wanted.astype(bool)  # whether the set or a subset of it is wanted
+    wanted = as_game(wanted) != 0
+    n_edges, below = count_edges(wanted), wanted.copy()  # whether the set or a subset of it is wanted
     for axis in _axes(below, n_edges):
         axis[:, 1] |= axis[:, 0]
     indices = np.arange(len(wanted))
-    minimal = wanted.astype(bool).copy()
+    minimal = wanted.copy()
     for e in range(n_edges):
         has = indices >> e & 1 == 1
         minimal[has] &= ~below[indices[has] ^ (1 << e)]
@@ -151,23 +165,24 @@ def minimal_sets(wanted: np.ndarray) -> tuple[int, ...]:
 
 def moebius(values: np.ndarray) -> np.ndarray:
     """The Moebius transform [2^E]: `values[S]` is its sum over all subsets of S."""
-    out = np.array(values, np.float64)
-    for axis in _axes(out, _n_edges(values)):
+    out = as_game(values)
+    for axis in _axes(out, count_edges(out)):
         axis[:, 1] -= axis[:, 0]
     return out
 
 
 def inverse_moebius(dividends: np.ndarray) -> np.ndarray:
     """The game [2^E] whose Moebius transform is given."""
-    out = np.array(dividends, np.float64)
-    for axis in _axes(out, _n_edges(dividends)):
+    out = as_game(dividends)
+    for axis in _axes(out, count_edges(out)):
         axis[:, 1] += axis[:, 0]
     return out
 
 
 def shapley_values(values: np.ndarray) -> np.ndarray:
     """Shapley values [E]: each set's dividend, shared equally by its edges."""
-    n_edges, dividends = _n_edges(values), moebius(values)
+    dividends = moebius(values)
+    n_edges = count_edges(dividends)
     share = dividends / np.maximum(_sizes(n_edges), 1)
     return np.array([share[_holding(n_edges, e)].sum() for e in range(n_edges)])
 
@@ -177,7 +192,8 @@ def interactions(values: np.ndarray) -> np.ndarray:
 
     Above 0 the edges need each other, below 0 one can stand in for the other.
     """
-    n_edges, dividends = _n_edges(values), moebius(values)
+    dividends = moebius(values)
+    n_edges = count_edges(dividends)
     share = dividends / np.maximum(_sizes(n_edges) - 1, 1)
     out = np.zeros((n_edges, n_edges))
     for i in range(n_edges):
@@ -194,7 +210,8 @@ def pair_kinds(values: np.ndarray, tolerance: float) -> dict[str, int]:
     stands in for the other. `and`: it costs less, by more than that: each is needed for what the other does.
     `additive`: neither, and cutting both costs more than the tolerance. `idle`: it costs no more.
     """
-    n_edges, full = _n_edges(values), len(values) - 1
+    values = as_game(values)
+    n_edges, full = count_edges(values), len(values) - 1
     kinds = dict.fromkeys(("and", "or", "additive", "idle"), 0)
     for i in range(n_edges):
         for j in range(i):
@@ -206,14 +223,6 @@ def pair_kinds(values: np.ndarray, tolerance: float) -> dict[str, int]:
             else:
                 kinds["additive" if both > tolerance + ROUNDING else "idle"] += 1
     return kinds
-
-
-def _n_edges(values: np.ndarray) -> int:
-    """E of an array [2^E]; UserError if it is none."""
-    length = len(values) if getattr(values, "ndim", 0) == 1 else 0
-    if length < 1 or length & (length - 1):
-        raise UserError("a game is an array with a value for each of 2^E sets")
-    return length.bit_length() - 1
 
 
 def _axes(values: np.ndarray, n_edges: int):

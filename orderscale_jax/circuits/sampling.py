@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import numbers
 
 import numpy as np
 
+from orderscale_jax.circuits.checks import check_edges, check_seed, check_task, whole_number
 from orderscale_jax.circuits.games import ROUNDING, check_tolerance
 from orderscale_jax.circuits.table import BETTER, Progress, check_measure, score_sets
-from orderscale_jax.errors import UserError, check_kind
+from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import ListTransformer
@@ -106,16 +106,15 @@ def sample_shapley(
       progress: called with the orders done and their number.
 
     Raises:
-      UserError: as `score_sets` does, or there are fewer than two orders.
+      UserError: as `score_sets` does, there are fewer than two orders, which a standard error needs, or there
+        is no live edge.
     """
-    check_kind("model", model, ListTransformer)
-    check_measure(measure)
-    if not isinstance(n_orders, numbers.Integral) or isinstance(n_orders, bool) or n_orders < 2:
-        raise UserError(f"a standard error needs two orders or more, got {n_orders!r}")
+    lists = _checked(model, lists, measure)
+    n_orders, seed = whole_number("n_orders", n_orders, 2), check_seed(seed)
     graph, rng = model.config.graph, np.random.default_rng(seed)
     E = len(graph.live_edges)
     per_table = max(1, SETS_AT_ONCE // (E + 1))
-    gains = np.zeros((n_orders, E))
+    mean, squares = np.zeros(E), np.zeros(E)  # squares of what gains differ from their mean by
     for start in range(0, n_orders, per_table):
         orders = np.argsort(rng.random((min(per_table, n_orders - start), E)), axis=1)
         place = np.argsort(orders, axis=1)  # of each edge in its order
@@ -124,16 +123,20 @@ def sample_shapley(
             measure
         )
         values = values.reshape(len(orders), E + 1)
-        gains[start : start + len(orders)] = np.take_along_axis(np.diff(values), place, axis=1)
+        gains = np.take_along_axis(np.diff(values), place, axis=1)
+        done = start + len(orders)
+        step = gains.mean(0) - mean
+        mean = mean + step * len(orders) / done
+        squares += ((gains - gains.mean(0)) ** 2).sum(0) + step**2 * start * len(orders) / done
         if progress is not None:
-            progress(start + len(orders), n_orders)
+            progress(done, n_orders)
     return SampledShapley(
         graph=graph,
         mode=mode,
         measure=measure,
-        n_orders=int(n_orders),
-        shapley=gains.mean(0),
-        standard_error=gains.std(0, ddof=1) / math.sqrt(n_orders),
+        n_orders=n_orders,
+        shapley=mean,
+        standard_error=np.sqrt(squares / (n_orders - 1) / n_orders),
         intact=float(values[0, -1]),
         empty=float(values[0, 0]),
     )
@@ -153,10 +156,9 @@ def greedy_circuit(
     No single edge of what is left can be cut any more; smaller circuits may exist.
 
     Raises:
-      UserError: as `score_sets` does, or the tolerance is none.
+      UserError: as `score_sets` does, the tolerance is none, or there is no live edge.
     """
-    check_kind("model", model, ListTransformer)
-    check_measure(measure)
+    lists = _checked(model, lists, measure)
     check_tolerance(tolerance, measure)
     graph = model.config.graph
     kept, n_sets = np.ones(len(graph.live_edges), bool), 1
@@ -193,15 +195,14 @@ def search_circuits(
     """Tries every set of at most `most_edges` live edges; finds all minimal circuits of that size or less.
 
     Raises:
-      UserError: as `score_sets` does, the tolerance is none, or there are too many such sets.
+      UserError: as `score_sets` does, the tolerance is none, there are too many such sets, or there is no
+        live edge.
     """
-    check_kind("model", model, ListTransformer)
-    check_measure(measure)
+    lists = _checked(model, lists, measure)
     check_tolerance(tolerance, measure)
     graph = model.config.graph
     E = len(graph.live_edges)
-    if not isinstance(most_edges, numbers.Integral) or not 0 <= most_edges <= E:
-        raise UserError(f"most_edges must be a whole number from 0 to {E}, got {most_edges!r}")
+    most_edges = whole_number("most_edges", most_edges, 0, E)
     n_sets = sum(math.comb(E, k) for k in range(most_edges + 1))
     if n_sets > MOST_SETS:
         raise UserError(
@@ -229,3 +230,11 @@ def search_circuits(
     how = f"exact: all minimal circuits of at most {most_edges} edges"
     sets = np.array(found, bool).reshape(-1, E)
     return Search(graph, mode, measure, tolerance, how, n_sets + 1, intact, sets, np.array(worth))
+
+
+def _checked(model, lists, measure: str) -> np.ndarray:
+    """The lists as an array, if there are edges to draw and a measure of what they are worth."""
+    check_measure(measure)
+    lists = check_task(model, lists)
+    check_edges(model.config.graph)
+    return lists

@@ -13,7 +13,8 @@ import dataclasses
 import numpy as np
 from scipy.stats import rankdata
 
-from orderscale_jax.circuits.games import shapley_values
+from orderscale_jax.circuits.checks import real_numbers
+from orderscale_jax.circuits.games import as_game, count_edges, shapley_values
 from orderscale_jax.errors import UserError
 from orderscale_jax.printing import Printable
 
@@ -62,6 +63,7 @@ def faithfulness(values: np.ndarray) -> np.ndarray:
 
     NaN where these two are worth the same.
     """
+    values = as_game(values)
     span = values[-1] - values[0]
     return (values - values[0]) / span if span else np.full(len(values), np.nan)
 
@@ -75,11 +77,11 @@ def mark_ranking(scores: np.ndarray, values: np.ndarray, members: np.ndarray) ->
       members: bool [E], whether an edge is in a minimal circuit (`in_minimal`).
 
     Raises:
-      UserError: there is not a finite score for each edge, or the game is none.
+      UserError: there is not a finite score or a truth value for each edge, or the game is none.
     """
-    scores, shapley = np.asarray(scores, float), shapley_values(values)
-    if scores.shape != shapley.shape or not np.isfinite(scores).all():
-        raise UserError(f"scores must be {len(shapley)} finite numbers, one for each edge of the game")
+    values = as_game(values)
+    shapley = shapley_values(values)
+    scores, members = check_scores(scores, len(shapley)), _check_members(members, len(shapley))
     faithful, circuits = faithfulness(values), nested_circuits(scores)
     return Marks(
         cpr=_area(faithful[circuits]),
@@ -95,7 +97,9 @@ def random_marks(values: np.ndarray, members: np.ndarray) -> Marks:
 
     `max_regret` is the largest of the average regrets.
     """
-    faithful, one_sided = faithfulness(values), len(set(np.asarray(members, bool).tolist())) < 2
+    values = as_game(values)
+    faithful, members = faithfulness(values), _check_members(members, count_edges(values))
+    one_sided = len(set(members.tolist())) < 2
     return Marks(
         cpr=_area(_by_size(faithful, np.mean)),
         cmd=_area(_by_size(np.abs(1 - faithful), np.mean)),
@@ -107,13 +111,14 @@ def random_marks(values: np.ndarray, members: np.ndarray) -> Marks:
 
 def best_marks(values: np.ndarray) -> Marks:
     """The best that sets of each size have, nested or not: no ranking does better."""
+    values = as_game(values)
     faithful = faithfulness(values)
     return Marks(
         cpr=_area(_by_size(faithful, np.max)),
         cmd=_area(_by_size(np.abs(1 - faithful), np.min)),
         auroc=None,
         spearman=None,
-        regret=np.zeros(len(shapley_values(values)) + 1),
+        regret=np.zeros(count_edges(values) + 1),
     )
 
 
@@ -143,6 +148,23 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
     if any(len(x) == 0 or np.ptp(x) == 0 for x in ranks):
         return None
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def check_scores(scores, n_edges: int) -> np.ndarray:
+    """Scores as float64 [E]; UserError unless there is a finite number for each edge."""
+    found = real_numbers("scores", scores)
+    if found.shape != (n_edges,):
+        raise UserError(
+            f"scores must be {n_edges} finite numbers, one for each live edge; got {list(found.shape)}"
+        )
+    return found
+
+
+def _check_members(members, n_edges: int) -> np.ndarray:
+    found = real_numbers("members", members) != 0
+    if found.shape != (n_edges,):
+        raise UserError(f"members must be {n_edges} truth values, one for each edge; got {list(found.shape)}")
+    return found
 
 
 def _area(by_size: np.ndarray) -> float:

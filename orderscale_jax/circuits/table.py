@@ -10,6 +10,7 @@ Dimensions: K sets of edges, E live edges, B lists, n outputs, V versions, D mod
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from orderscale_jax.circuits.checks import check_seed, check_task, whole_number
 from orderscale_jax.circuits.versions import Read, edges_read, plan
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, duration, number, percent
@@ -36,6 +38,7 @@ MEASURES = ("accuracy", "list_accuracy", "loss", "logit_difference", "kl")
 BETTER = {name: -1 if name in ("loss", "kl") else 1 for name in MEASURES}
 CHUNK_BYTES = 96 * 2**20  # of logits and residuals alive at once in one part
 TYPICAL_SECONDS = 2e-4  # for a set of 22 edges and 1,000 lists, on two cores
+SETTINGS = ("enable_x64", "default_matmul_precision", "default_device")  # of JAX, each thread has its own
 
 Progress = Callable[[int, int], None]
 
@@ -96,14 +99,15 @@ class CircuitTable(Printable):
             if output is not None:
                 raise UserError(f"{measure} is of all outputs together, and not of output {output}")
             return found
-        if output is None:
-            return found.mean(1)
-        if not isinstance(output, int) or not 0 <= output < found.shape[1]:
-            raise UserError(f"output {output!r} does not exist: they are 0 … {found.shape[1] - 1}")
-        return found[:, output]
+        if output is not None:
+            return found[:, whole_number("output", output, 0, found.shape[1] - 1)]
+        if measure == "accuracy":  # sets with as many outputs right are equal to the last bit
+            return np.rint(found * self.n_lists).sum(1) / (found.shape[1] * self.n_lists)
+        return found.mean(1)
 
     def correct(self, row: int) -> np.ndarray:
-        """bool [B, n], which outputs are right with the set of this row."""
+        """bool [B, n], which outputs are right with the set of this row; UserError if there is none."""
+        row = whole_number("row", row, 0, len(self.kept) - 1)
         bits = [right[v] for right, v in zip(self.right, self.version[row], strict=True)]
         return np.stack([np.unpackbits(b, count=self.n_lists).astype(bool) for b in bits], 1)
 
@@ -151,26 +155,29 @@ def circuit_table(
       progress: called with the lists done and their number.
 
     Raises:
-      UserError: the mode does not exist, there are no lists or they do not fit the model, or the model has
-        too many edges: then `score_sets` takes the sets that are wanted, and `circuits.sampling` draws some.
+      UserError: the mode does not exist, there are no lists or they do not fit the model, some of its weights
+        are not finite, the seed is none, or the model has too many edges: then `score_sets` takes the sets
+        that are wanted, and `circuits.sampling` draws some.
     """
     check_kind("model", model, ListTransformer)
+    lists = np.asarray(model.config.check_lists(lists))
     n_edges = len(model.config.graph.live_edges)
-    check_exact(n_edges, len(lists) if hasattr(lists, "__len__") else 1)
+    if reason := why_not_exact(n_edges, len(lists)):
+        raise UserError(f"{reason}: draw some of them with circuits.sample_shapley")
     return score_sets(model, lists, all_sets(n_edges), mode, seed=seed, progress=progress)
 
 
-def check_exact(n_edges: int, n_lists: int):
-    """UserError if there are too many sets of so many edges to try all of them."""
-    if n_edges > MOST_EDGES:
-        n_sets = 2**n_edges
-        seconds, n_bytes = n_sets * n_lists / 1000 * TYPICAL_SECONDS, n_sets * (9 * n_edges + n_lists // 4)
-        raise UserError(
-            f"this model has {n_edges} live edges, so there are 2^{n_edges} = {n_sets:,} sets of them, and "
-            f"all are tried up to 2^{MOST_EDGES}; on {n_lists:,} lists they would take about "
-            f"{duration(seconds)} and {in_words(n_bytes)} of memory: draw some of them, with --samples or "
-            "circuits.sample_shapley"
-        )
+def why_not_exact(n_edges: int, n_lists: int) -> str | None:
+    """Why not all sets of so many edges are tried, and what that would take; None if they are."""
+    if n_edges <= MOST_EDGES:
+        return None
+    n_sets = 2**n_edges
+    seconds, n_bytes = n_sets * n_lists / 1000 * TYPICAL_SECONDS, n_sets * (9 * n_edges + n_lists // 4)
+    return (
+        f"this model has {n_edges} live edges, so there are 2^{n_edges} = {n_sets:,} sets of them, and all "
+        f"are tried up to 2^{MOST_EDGES}; on {n_lists:,} lists they would take about {duration(seconds)} and "
+        f"{in_words(n_bytes)} of memory"
+    )
 
 
 def score_sets(
@@ -187,13 +194,16 @@ def score_sets(
     Raises:
       UserError: as there, or `kept` has another shape or type.
     """
-    check_kind("model", model, ListTransformer)
+    lists = check_task(model, lists)
     check_mode(mode)
-    config, graph = model.config, model.config.graph
-    lists, kept = np.asarray(config.check_lists(lists)), np.asarray(kept)
+    seed, config, graph = check_seed(seed), model.config, model.config.graph
     E = len(graph.live_edges)
-    if not len(lists):
-        raise UserError("a circuit is tried on lists: give at least one")
+    try:
+        kept = np.asarray(kept)
+    except ValueError:
+        raise UserError(
+            f"sets of edges are truth values [K, {E}], a column per live edge; got rows of different lengths"
+        ) from None
     if kept.dtype != bool or kept.ndim != 2 or kept.shape[1] != E or not len(kept):
         raise UserError(
             f"sets of edges are truth values [K, {E}], a column per live edge; got {kept.dtype} "
@@ -202,11 +212,11 @@ def score_sets(
     check_memory(
         len(kept) * (8 * E + 60 * config.list_len), "the table of these sets takes", "give fewer sets"
     )
+    replaced = replacements(model, lists, mode, seed=seed)
     # The intact model is a set too: KL needs it.
     of_all = len(kept) == 2**E
     layers, version = plan(graph, np.concatenate([kept, np.ones((1, E), bool)]), fill_up=not of_all)
     version, intact = version[:-1], version[-1]
-    replaced = replacements(model, lists, mode, seed=seed)
     platform = jax.default_backend()
     at_once, cores = _versions_at_once(platform), available_cores() if platform == "cpu" else 1
     parts = _parts(lists, replaced, _lists_at_once(config, layers, len(lists), at_once, cores))
@@ -291,11 +301,19 @@ def _parts(lists, replaced, size: int) -> Iterator[tuple]:
 
 
 def _side_by_side(judge, parts, cores: int) -> Iterator[tuple]:
-    """What `judge` finds of every part in turn; a part on every core."""
+    """What `judge` finds of every part in turn; a part on every core, with the settings of this thread."""
+    settings = [(getattr(jax, name), getattr(jax.config, f"jax_{name}")) for name in SETTINGS]
+
+    def judged(*part):
+        with contextlib.ExitStack() as stack:
+            for setting, value in settings:
+                stack.enter_context(setting(value))
+            return jax.device_get(judge(*part))
+
     with ThreadPoolExecutor(cores) as pool:
         running = collections.deque()
         for lists, replaced, n_lists in parts:
-            running.append((pool.submit(lambda *x: jax.device_get(judge(*x)), lists, replaced), n_lists))
+            running.append((pool.submit(judged, lists, replaced), n_lists))
             if len(running) > cores:
                 done, count = running.popleft()
                 yield done.result(), count

@@ -36,12 +36,15 @@ def regret_curves(comparisons: Mapping[str, Comparison]) -> Figure:
       comparisons: by mode.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or they are of different measures.
     """
     if not comparisons:
         raise UserError("there is no comparison of rankings to draw")
     for comparison in comparisons.values():
         check_kind("comparison", comparison, Comparison)
+    measures = {comparison.measure for comparison in comparisons.values()}
+    if len(measures) > 1:
+        raise UserError(f"one axis is of one measure: these comparisons are of {', '.join(sorted(measures))}")
     figure = Figure(figsize=(style.PAGE, 2.9), layout="constrained")
     panels = figure.subplots(1, len(comparisons), sharey=True, squeeze=False)[0]
     for axes, (mode, found) in zip(panels, comparisons.items(), strict=True):
@@ -52,7 +55,7 @@ def regret_curves(comparisons: Mapping[str, Comparison]) -> Figure:
             axes.plot(sizes, marks.regret, color=color, ls=line, lw=1, label=label)
         axes.set(xlabel=f"edges kept of {sizes[-1]}", title=f"cut: {mode}")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    measure = comparisons[next(iter(comparisons))].measure
+    measure = measures.pop()
     panels[0].set_ylabel(f"{measure.replace('_', ' ')}, best less the ranking's")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
