@@ -244,6 +244,22 @@ COMMANDS = {
         ["circuits", "--checkpoint=three_layer", "--output=new", "--cuts=zero,one"],
         "mode must be one of renormalize, zero, mean, resample; got 'one'",
     ),
+    "circuits: no cuts": (
+        ["circuits", "--checkpoint=three_layer", "--output=new", "--cuts="],
+        "--cuts=: expected words with commas between them, and one is empty",
+    ),
+    "circuits: seed": (
+        ["circuits", "--checkpoint=three_layer", "--output=new", "--seed=4294967296"],
+        "--seed must be a whole number from 0 to 4294967295; got 4294967296",
+    ),
+    "circuits: one list": (
+        ["circuits", "--checkpoint=three_layer", "--output=new", "--cuts=zero,resample", "--examples=1"],
+        "--cuts=resample draws the message of another list, so it needs at least two: got 1",
+    ),
+    "circuits: rankings without sets": (
+        ["circuits", "--checkpoint=three_layer", "--output=new", "--samples=3", "--compare"],
+        "--compare judges rankings by every set of edges: give it without --samples",
+    ),
     "circuits: samples": (
         ["circuits", "--checkpoint=three_layer", "--output=new", "--samples=1"],
         "expected 2 or more",

@@ -9,11 +9,11 @@ import pytest
 from conftest import VARIANTS, random_model
 
 from orderscale_jax import files
-from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, named_arrays
+from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, named_arrays, save_checkpoint
 from orderscale_jax.cli import app
 from orderscale_jax.cli.commands import COMMANDS
 from orderscale_jax.cli.configuration import SHIPPED, find, shipped
-from orderscale_jax.config import GROUPS, options
+from orderscale_jax.config import GROUPS, default_config, model_config, options
 from orderscale_jax.convert import to_torch
 from orderscale_jax.errors import UserError
 
@@ -384,3 +384,32 @@ def test_circuits_of_a_model(orderscale, place):
     assert set(results["sampled_circuit"]) == {"renormalize", "zero"}
     written = {path.name for path in (place / "found").iterdir()}
     assert {"circuit_lattice.png", "regret_curves.pdf"} < written
+
+
+def test_circuits_are_written_before_they_are_drawn(orderscale, place):
+    options = ["circuits", "--checkpoint=two_layer", "--output=undrawn", "--examples=20", "--cuts=zero"]
+    full = "from orderscale_jax import {}; {} = lambda *_: exec('raise OSError(28, \\'full\\')'); main.main()"
+    code, _, err = orderscale(*options, code=full.format("files", "files.write_json"))
+    assert (code, err) == (1, "error: full\n") and not (place / "undrawn").exists()
+    code, _, err = orderscale(*options, code=full.format("figures", "figures.save"))
+    assert (code, err) == (1, "error: full\n")
+    assert [path.name for path in (place / "undrawn").iterdir()] == ["results.json"]
+
+
+def test_circuits_of_too_many_edges_and_of_none(orderscale, place):
+    few = "from orderscale_jax.circuits import table; table.MOST_EDGES = 4; main.main()"
+    options = ["circuits", "--output=none"]
+    code, out, err = orderscale(*options, "--checkpoint=two_layer", code=few)
+    assert (code, out) == (1, "") and "2^5 = 32 sets" in err and "GB of memory" in err
+    assert err.endswith(": draw some of them with --samples=200\n") and err.count("\n") == 1
+    config = default_config()
+    config.update_from_flattened_dict(SMALL | {"model.n_layers": 1})
+    save_checkpoint(place / "flat", random_model(model_config(config)), config)
+    for more in ("--compare", "--samples=3"):
+        code, out, err = orderscale(*options, "--checkpoint=flat", more)
+        assert (code, out) == (1, "") and err.startswith("error: this model has no live edge")
+        assert err.count("\n") == 1 and not (place / "none").exists()
+    code, out, err = orderscale(*options, "--checkpoint=flat")
+    assert (code, err) == (0, "") and "minimal circuits within 0.01: 1" in out
+    results = json.loads((place / "none" / "results.json").read_text())
+    assert results["exact_circuit"]["zero"]["minimal_circuits"] == [[]]

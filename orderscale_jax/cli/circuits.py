@@ -4,8 +4,11 @@
 
 Written to the output directory: results.json, with the accuracy of every set,
 the minimal circuits and the Shapley value of every edge, for each meaning of
-a cut, and a figure. Models with more than 16 live edges have too many sets:
---samples=200 draws so many random orders of the edges, and searches greedily.
+a cut, and the figure circuit_lattice as .png and .pdf. With --compare the
+scores of cheaper methods stand in results.json as `rankings`, and there is a
+figure regret_curves too. Models with more than 16 live edges have too many
+sets: --samples=200 draws so many random orders of the edges, and searches
+greedily; then there is results.json alone.
 """
 
 from __future__ import annotations
@@ -27,26 +30,20 @@ from orderscale_jax.circuits import (
     tabulate_comparison,
     tabulate_samples,
 )
+from orderscale_jax.circuits.checks import check_edges, check_seed, check_task
 from orderscale_jax.circuits.games import check_tolerance
-from orderscale_jax.circuits.table import check_exact
+from orderscale_jax.circuits.table import why_not_exact
 from orderscale_jax.cli import arguments, machine, studied
 from orderscale_jax.config import task_config
+from orderscale_jax.errors import UserError
 from orderscale_jax.model import MODES
-from orderscale_jax.model.interventions import check_mode
 from orderscale_jax.task import make_split
 
 CHECKPOINT = studied.define_checkpoint()
 OUTPUT = arguments.define("output", "str", None, "the directory for what is found.", shown="DIR")
 EXAMPLES = studied.define_examples()
-CUTS = arguments.define(
-    "cuts",
-    "str",
-    ",".join(MODES),
-    "what it means to cut an edge: one or more of renormalize, zero, mean and resample, with commas.",
-)
-TOLERANCE = arguments.define(
-    "tolerance", "float", 0.01, "a set of edges is sufficient within so much of the model's accuracy."
-)
+CUTS = studied.define_cuts(MODES)
+TOLERANCE = studied.define_tolerance()
 SAMPLES = arguments.define(
     "samples", "int", None, "draw so many random orders instead of trying every set.", least=2, shown="NUMBER"
 )
@@ -62,31 +59,46 @@ SEED = arguments.define("seed", "int", 0, "of what is drawn at random.", least=0
 def main():
     checkpoint, output = arguments.required(CHECKPOINT), arguments.required(OUTPUT)
     check_tolerance(TOLERANCE.value)
-    modes = list(dict.fromkeys(mode.strip() for mode in CUTS.value.split(",")))
-    for mode in modes:
-        check_mode(mode)
+    check_seed(SEED.value, "--seed")
+    modes = studied.cuts(CUTS)
+    if COMPARE.value and SAMPLES.value is not None:
+        raise UserError("--compare judges rankings by every set of edges: give it without --samples")
     machine.use_compilation_cache()
     model, config, name = studied.load(checkpoint)
     lists = studied.examples(make_split(task_config(config)), EXAMPLES.value)
-    if SAMPLES.value is None:
-        check_exact(len(model.config.graph.live_edges), len(lists))
+    check(model, lists, modes)
     with machine.output_directory(output) as directory:
-        results = {"name": name, "n_val_used": len(lists)}
+        results, drawn = {"name": name, "n_val_used": len(lists)}, {}
         if SAMPLES.value is None:
             tables = {mode: exact(model, lists, mode) for mode in modes}
             results["exact_circuit"] = {
                 mode: tabulate_circuits(table, found(table), MEASURES) for mode, table in tables.items()
             }
-            lattice = figures.circuit_lattice(tables, tolerance=TOLERANCE.value)
-            figures.save(lattice, directory / "circuit_lattice")
+            drawn["circuit_lattice"] = figures.circuit_lattice(tables, tolerance=TOLERANCE.value)
             if COMPARE.value:
                 compared = {mode: rankings(model, lists, table) for mode, table in tables.items()}
                 results["rankings"] = {mode: tabulate_comparison(x) for mode, x in compared.items()}
-                figures.save(figures.regret_curves(compared), directory / "regret_curves")
+                drawn["regret_curves"] = figures.regret_curves(compared)
         else:
             results["sampled_circuit"] = {mode: sampled(model, lists, mode) for mode in modes}
         files.write_json(directory / "results.json", results)
+        for figure, picture in drawn.items():
+            figures.save(picture, directory / figure)
     print(directory / "results.json")
+
+
+def check(model, lists, modes: list[str]):
+    """UserError if what was asked for cannot be had of this model on these lists."""
+    check_task(model, lists)
+    if "resample" in modes and len(lists) < 2:
+        raise UserError(
+            f"--cuts=resample draws the message of another list, so it needs at least two: got {len(lists)}"
+        )
+    graph = model.config.graph
+    if COMPARE.value or SAMPLES.value is not None:
+        check_edges(graph)
+    if SAMPLES.value is None and (reason := why_not_exact(len(graph.live_edges), len(lists))):
+        raise UserError(f"{reason}: draw some of them with --samples=200")
 
 
 def exact(model, lists, mode: str) -> CircuitTable:

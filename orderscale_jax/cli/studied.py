@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from absl import flags
 
@@ -9,6 +11,7 @@ from orderscale_jax import files
 from orderscale_jax.checkpoint import load_checkpoint, load_pretrained, pretrained_names
 from orderscale_jax.cli import arguments
 from orderscale_jax.errors import UserError
+from orderscale_jax.model.interventions import check_mode
 from orderscale_jax.task import Split
 from orderscale_jax.training.claim import SUMMARY
 
@@ -23,6 +26,38 @@ def define_examples() -> flags.FlagHolder:
     """The flag --examples, for `examples`."""
     meaning = "use only the first so many validation lists."
     return arguments.define("examples", "int", None, meaning, least=1, shown="NUMBER")
+
+
+def define_cuts(default: Sequence[str]) -> flags.FlagHolder:
+    """The flag --cuts, for `cuts`."""
+    meaning = (
+        "what it means to cut an edge: one or more of renormalize, zero, mean and resample, with commas."
+    )
+    return arguments.define("cuts", "str", ",".join(default), meaning)
+
+
+def define_tolerance() -> flags.FlagHolder:
+    """The flag --tolerance, for `check_tolerance`."""
+    meaning = "a set of edges is sufficient within so much of the model's accuracy."
+    return arguments.define("tolerance", "float", 0.01, meaning)
+
+
+def words(holder: flags.FlagHolder) -> list[str]:
+    """The different words of a flag, between which there are commas; UserError if one is empty."""
+    found = list(dict.fromkeys(word.strip() for word in holder.value.split(",")))
+    if "" in found:
+        raise UserError(
+            f"--{holder.name}={holder.value}: expected words with commas between them, and one is empty"
+        )
+    return found
+
+
+def cuts(holder: flags.FlagHolder) -> list[str]:
+    """The meanings of a cut that a flag names; UserError if one does not exist."""
+    modes = words(holder)
+    for mode in modes:
+        check_mode(mode)
+    return modes
 
 
 def examples(split: Split, wanted: int | None) -> np.ndarray:
