@@ -1,6 +1,7 @@
 """What is shipped of the study is what its configurations name, and what is said of it is drawn from it."""
 
 import csv
+import itertools
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from orderscale_jax import files
+from orderscale_jax.circuits.scoring import spearman
 from orderscale_jax.cli.configuration import load, shipped
 from orderscale_jax.report.table import published_checkpoints
 from orderscale_jax.training import sweep
@@ -44,42 +46,157 @@ def test_the_recipe_in_the_report_is_what_was_measured():
         assert line == pytest.approx(expected, abs=1e-9)
 
 
+def numbers(text: str) -> list[float]:
+    return [float(x) for x in re.findall(r"\d+(?:\.\d+)?", text)]
+
+
+def table_rows(path: str) -> dict[str, list[str]]:
+    """The cells of every row of a table, by what stands first in it."""
+    lines = (ROOT / path).read_text().replace("*", "").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    return {first: cells for first, *cells in rows}
+
+
 def test_what_carries_order_is_told_as_it_was_counted():
     census = files.read_note(RESULTS / "census.json")["summary"]
-    orders = [census[kind]["order"]["exchange"] for kind in ("two_layer", "two_layer_fresh")]
-    published = published_checkpoints()["two_layer"]["order"]["exchange"]
-    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    orders = [census[kind]["order"] for kind in ("two_layer", "two_layer_fresh")]
+    published = published_checkpoints()["two_layer"]["order"]
+    control = "control: a random vector as long as that of the exchange of P_1 and P_2"
     rows = {
-        "the weights of P_1": "positions",
-        "the weights of E[d1]": "embeddings",
-        "both: alpha_1": "alphas",
-        "SEP of the reversed": "reversed_list",
-        "control: P_1 and P_2": "random_weights",
-        "control: a random vector": "random_directions",
+        "SEP of the reversed list, the reference": "reversed_list",
+        "only P_1 and P_2 weighted as there": "positions_of_reversed",
+        "only E[d1] and E[d2] weighted as there": "embeddings_of_reversed",
+        "alpha_1 and alpha_2 exchanged, the paper's claim": "alphas",
+        "only the weights of P_1 and P_2 exchanged": "positions",
+        "only the weights of E[d1] and E[d2] exchanged": "embeddings",
+        "control: P_1 and P_2 weighted as in a random other list": "weights_of_another",
+        control: "positions",
     }
-    for start, name in rows.items():
-        (line,) = (line for line in lines if line.replace("*", "").startswith(f"| {start}"))
-        numbers = [float(x) for x in re.findall(r"\d+(?:\.\d+)?", line.replace("*", "").partition(" | ")[2])]
-        measured = [order[name]["reversed"][i] for order in orders for i in (2, 0, 4)]
-        measured.append(published[name]["reversed"])
-        np.testing.assert_allclose(numbers, 100 * np.array(measured), atol=0.0501)
+    told = table_rows("README.md")
+    for words, name in rows.items():
+        of = "random_vectors" if words == control else "exchange"
+        measured = [order[of][name]["reversed"][i] for order in orders for i in (2, 0, 4)]
+        measured.append(published[of][name]["reversed"])
+        said = numbers(" ".join(told[words]))
+        np.testing.assert_allclose(said, 100 * np.array(measured), atol=0.0501, err_msg=words)
+    text = " ".join((ROOT / "README.md").read_text().split())
+
+    def medians(of, name, field):
+        return " and ".join(f"{100 * order[of][name][field][2]:.0f}" for order in orders)
+
+    for of, name, field, words in (
+        ("exchange", "alphas", "repeated", "In {} % they say the same digit"),
+        (
+            "exchange",
+            "even_embeddings",
+            "right",
+            "E[d1] and E[d2] weighted equally {} % of the lists stay right",
+        ),
+        ("random_vectors", "even_embeddings", "right", "a random vector as long leaves {} %"),
+        ("exchange", "even_positions", "right", "with P_1 and P_2 weighted equally {} %"),
+        ("random_vectors", "even_positions", "right", "({} %). How the outputs"),
+    ):
+        assert words.format(medians(of, name, field)) in text, words
+    near = [order["accuracy_by_alpha_gap"][0] for order in orders]
+    validation, every = (
+        " and ".join(f"{100 * bin[name][2]:.0f}" for bin in near) for name in ("lists_right", "all_right")
+    )
+    assert f"apart {validation} % of the validation lists" in text
+    docs = " ".join((ROOT / "docs" / "answer_key.md").read_text().split())
+    assert f"Of all of them {every} % are right below 0.02" in docs
+    exchanged = [medians("exchange", name, "reversed") for name in ("positions_even_embeddings", "positions")]
+    assert f"reverses {exchanged[0]} % instead of {exchanged[1]} %" in docs
+    assert [order["in_positions"] for order in orders] == [64, 64]
 
 
-def test_regrets_are_told_as_they_were_measured():
+METHODS = {
+    "single-edge ablation": "single_edge",
+    "greedy pruning (ACDC)": "greedy_pruning",
+    "greedy backward elimination": "greedy_backward",
+    "KernelSHAP, 128 samples": "kernel_shap",
+    "exact Shapley values": "shapley_values",
+    "EAP": "edge_attribution",
+    "EAP-IG, inputs": "integrated_inputs",
+    "EAP-IG, activations": "integrated_activations",
+    "learned masks (UGS)": "learned_masks",
+    "random ranking": "random",
+    "best set of each size": "best",
+}
+MEANINGS = ("renormalize", "zero", "mean", "resample")
+
+
+@pytest.fixture(scope="module")
+def marks():
+    """By field, cut and method the marks of the three-layer models."""
     rows = list(csv.DictReader((RESULTS / "approximations.csv").read_text().splitlines()))
     assert len(rows) == 2 * 8 * 4 * 11
+    found = {}
+    for row in rows:
+        if row["kind"] == "three_layer":
+            for field in ("mean_regret", "cpr", "auroc"):
+                found.setdefault((field, row["cut"], row["method"]), []).append(float(row[field] or "nan"))
+    return found
+
+
+def test_every_mark_is_told_as_it_was_measured(marks):
     text = (ROOT / "docs" / "answer_key.md").read_text()
-    for name, method in {"EAP": "edge_attribution", "exact Shapley values": "shapley_values"}.items():
-        first = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
-        cells = first.split(" | ")[1:]
-        for cut, cell in zip(("renormalize", "zero", "mean", "resample"), cells, strict=True):
-            found = [
-                float(row["mean_regret"])
-                for row in rows
-                if (row["kind"], row["cut"], row["method"]) == ("three_layer", cut, method)
-            ]
-            said = [float(x) for x in re.findall(r"\d\.\d+", cell)]
-            np.testing.assert_allclose(said, [np.mean(found), min(found), max(found)], atol=5.1e-4)
+    blocks = re.findall(r"\| \| renormalize .*\n\| --- .*\n((?:\| .*\n)+)", text)
+    for field, block in zip(("mean_regret", "cpr", "auroc"), blocks, strict=True):
+        rows = [line.strip("| ").split(" | ") for line in block.splitlines()]
+        wanted = [name for name in METHODS if (field, name) != ("auroc", "best set of each size")]
+        assert [first for first, *_ in rows] == wanted
+        for first, *cells in rows:
+            for cut, cell in zip(MEANINGS, cells, strict=True):
+                found = marks[field, cut, METHODS[first]]
+                expected = [np.mean(found), min(found), max(found)]
+                np.testing.assert_allclose(numbers(cell), expected, atol=5.1e-4, err_msg=f"{field} {first}")
+
+
+def test_how_alike_the_methods_ranks_are_is_told_as_measured(marks):
+    methods = [name for name in METHODS.values() if name not in ("random", "best")]
+
+    def correlation(field, first, second):
+        means = [[np.mean(marks[field, cut, method]) for method in methods] for cut in (first, second)]
+        return spearman(*means)
+
+    text = " ".join((ROOT / "docs" / "answer_key.md").read_text().split())
+    regrets = {pair: correlation("mean_regret", *pair) for pair in itertools.combinations(MEANINGS, 2)}
+    said = "{:.2f} between `zero` and `resample`, {:.2f} between `renormalize` and `resample`, {:.2f} between"
+    pairs = [("zero", "resample"), ("renormalize", "resample"), ("mean", "resample")]
+    assert said.format(*(regrets.pop(pair) for pair in pairs)) in text
+    low, high = min(regrets.values()), max(regrets.values())
+    assert f"and {low:.2f} to {high:.2f} between the other three cuts" in text
+    aurocs = [correlation("auroc", *pair) for pair in pairs[:2]]
+    assert f"{aurocs[0]:.2f} between `zero` and `resample`, −{-aurocs[1]:.2f} between" in text
+
+
+def test_circuits_of_the_census_are_told_as_they_were_counted():
+    census = files.read_note(RESULTS / "census.json")
+    three, rows = census["summary"]["three_layer"]["circuits"], table_rows("docs/answer_key.md")
+    columns = ("between_seeds", "between_resamples", "between_draws", "between_modes")
+    for cut in MEANINGS:
+        counts, sizes, *likeness = rows[f"`{cut}`"]
+        assert dict(re.findall(r"(\d+) in (\d+) model", counts)) == {
+            k: str(v) for k, v in three[cut]["minimal"].items()
+        }
+        assert re.findall(r"\d+", sizes) == sorted(three[cut]["sizes"], key=int)
+        for cell, name in zip(likeness, columns, strict=True):
+            measured = three[cut][name]["jaccard"]
+            assert cell == ("–" if measured is None else f"{measured:.2f}"), (cut, name)
+    models = [model["circuits"] for model in census["models"]["three_layer"].values()]
+    firsts = [[set(of[cut]["minimal"][0]) for cut in MEANINGS] for of in models]
+    assert sum(all(of[1] <= first for first in of) for of in firsts) == 64
+    draws = [
+        {len(found) for found in (of["minimal"], *of["redrawn"])} for of in (m["resample"] for m in models)
+    ]
+    text = " ".join((ROOT / "docs" / "answer_key.md").read_text().split())
+    assert (
+        f"in {sum(len(counts) > 1 for counts in draws)} of 64 models it is not the same in all five" in text
+    )
+    others = [census["summary"][kind]["circuits"] for kind in ("two_layer", "two_layer_fresh", "layer_norm")]
+    for found in (of[cut] for of in others for cut in MEANINGS):
+        assert (found["minimal"], found["sizes"]) == ({"1": 64}, {"5": 64})
+        assert found["between_seeds"]["shared"] == found["between_resamples"]["shared"] == 1
 
 
 def launch(name: str) -> str:
