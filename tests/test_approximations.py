@@ -411,6 +411,7 @@ def test_what_is_wrong_is_said(monkeypatch):
         lambda: compare(flat, lists, circuit_table(flat, lists)): "no live edge",
         lambda: edge_attribution(broken, lists): "not finite",
         lambda: compare(broken, lists, table): "not finite",
+        lambda: compare(model, lists, table, tolerance=1): "from 0 to below 1",
         lambda: compare(model, 5, table): r"\[B, 2\]",
         lambda: compare(other, lists, table): "not of this model and these lists",
         lambda: compare(model, 5 - lists, table): "not of this model and these lists",

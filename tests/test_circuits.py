@@ -437,6 +437,9 @@ def test_a_lattice_names_the_minimal_circuits():
     model = _model()
     lists = _lists(model, 30)
     tables = {mode: circuit_table(model, lists, mode) for mode in ("renormalize", "mean")}
+    enough = [any(x & y == y for y in (0b01001, 0b00110, 0b10101, 0b11100, 0b01010)) for x in range(32)]
+    accuracy = np.repeat(np.where(enough, 0.9, 0.3)[:, None], 2, 1)
+    tables["zero"] = dataclasses.replace(tables["mean"], mode="zero", accuracy=accuracy)
     figure = figures.circuit_lattice(tables, tolerance=0.2)
     for axes, table in zip(figure.axes, tables.values(), strict=True):
         dots, marks = axes.collections
@@ -467,5 +470,6 @@ def test_a_lattice_names_the_minimal_circuits():
             assert line.startswith(f"{letter}: {sizes[row]} edge")
             assert edges == {table.graph.label(edge) for edge in found.edges_of(row)}
         assert len(told) == min(len(minimal), 5)
+    assert list(told)[-1] == "and 1 more"
     with pytest.raises(UserError, match="no table"):
         figures.circuit_lattice({})

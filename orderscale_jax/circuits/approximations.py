@@ -18,7 +18,7 @@ from scipy.linalg import null_space
 
 from orderscale_jax.circuits import attribution, scoring
 from orderscale_jax.circuits.checks import check_edges, check_seed, check_task, whole_number
-from orderscale_jax.circuits.games import as_game, count_edges, find_circuits, shapley_values
+from orderscale_jax.circuits.games import as_game, check_tolerance, count_edges, find_circuits, shapley_values
 from orderscale_jax.circuits.scoring import Marks
 from orderscale_jax.circuits.table import BETTER, CircuitTable, check_measure, score_sets
 from orderscale_jax.errors import UserError, check_kind
@@ -100,9 +100,10 @@ def compare(
     attribution.check_metric(metric)
     measure = metric if measure is None else measure
     check_measure(measure)
+    check_tolerance(tolerance)
     lists = check_task(model, lists)
     check_edges(model.config.graph)
-    check_same(model, lists, table)
+    _check_same(model, lists, table)
     circuits = find_circuits(table, tolerance=tolerance)
     values = BETTER[measure] * table.values(measure)
     scores = {
@@ -134,7 +135,7 @@ def compare(
     )
 
 
-def check_same(model: ListTransformer, lists: np.ndarray, table: CircuitTable):
+def _check_same(model: ListTransformer, lists: np.ndarray, table: CircuitTable):
     """UserError unless the model does on the lists what the table says of all edges and of none."""
     fits = table.graph == model.config.graph and table.n_lists == len(lists) and table.is_complete
     if fits:
