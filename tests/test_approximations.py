@@ -328,7 +328,7 @@ def test_comparison():
         np.testing.assert_array_equal(marks.regret, mark_ranking(scores, values, members).regret)
     lines = found.table().splitlines()
     assert len(lines) == 1 + 9 + 2 and "mean, loss" in lines[0] and "CPR" in lines[0]
-    assert [line.split()[0] for line in lines[1:]] == [*found.methods, "random", "best"]
+    assert [line.split("  ")[0] for line in lines[1:]] == [*found.methods, "random", "best of each size"]
     told = tabulate_comparison(found)["marks"]
     assert list(told) == [*found.methods, "random", "best"]
     assert told["random"]["mean_regret"] == found.random.mean_regret

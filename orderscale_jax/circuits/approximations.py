@@ -64,12 +64,13 @@ class Comparison(Printable):
         return dict(zip(self.methods, self.marks, strict=True)) | {"random": self.random, "best": self.best}
 
     def table(self) -> str:
-        """A method in each row, with its marks; at the end what rankings have at random and at best."""
+        """A method in each row, with its marks."""
         head = ("CPR", "CMD", "AUROC", "Spearman", "mean regret", "max regret")
         rows = [(f"ranking ({self.mode}, {self.measure})", *head)]
         for name, marks in self.all_marks.items():
             whole = (number(x, 3) for x in (marks.cpr, marks.cmd, marks.auroc, marks.spearman))
-            rows.append((name, *whole, significant(marks.mean_regret, 3), significant(marks.max_regret, 3)))
+            label = "best of each size" if name == "best" else name
+            rows.append((label, *whole, significant(marks.mean_regret, 3), significant(marks.max_regret, 3)))
         return columns(rows)
 
 
