@@ -13,14 +13,13 @@ Dimensions: B lists, K = 2^E sets of E live edges, R resamples.
 from __future__ import annotations
 
 import itertools
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from orderscale_jax.analysis.order import is_in_positions
-from orderscale_jax.circuits import CircuitTable, circuit_table, find_circuits, minimal_sets
+from orderscale_jax.circuits import CircuitTable, checks, circuit_table, find_circuits, minimal_sets
 from orderscale_jax.circuits.games import ROUNDING
 from orderscale_jax.errors import UserError
 from orderscale_jax.files import plain
@@ -59,9 +58,9 @@ def examine(
     Raises:
       UserError: as `circuit_table` and `find_circuits` do, or a number below 0.
     """
+    seed = checks.check_seed(seed)
     for name, value in {"n_resamples": n_resamples, "n_draws": n_draws}.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 0:
-            raise UserError(f"{name} must be a whole number, 0 or more; got {value!r}")
+        checks.whole_number(name, value, 0)
     found = {}
     for mode in modes:
         draws = range(seed + 1, seed + 1 + n_draws) if mode == "resample" else ()

@@ -138,5 +138,5 @@ def test_rows_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("wrong", [{"n_resamples": -1}, {"n_draws": 1.5}, {"n_resamples": True}])
 def test_numbers_of_draws_are_whole(wrong):
-    with pytest.raises(UserError, match="a whole number, 0 or more"):
+    with pytest.raises(UserError, match="a whole number from 0 on"):
         census.examine(random_model(VARIANTS["plain"]), LISTS, ["zero"], **wrong)

@@ -110,7 +110,7 @@ def test_the_torch_file_holds_the_same_model(case):
 
 
 def test_every_number_of_the_file(case, monkeypatch):
-    monkeypatch.setattr("orderscale_jax.analysis.study.MOST_EDGES", 0)  # it says nothing of sets of edges
+    monkeypatch.setattr("orderscale_jax.analysis.study.REPORTED_EDGES", 0)  # it says nothing of sets of edges
     ours = tabulate(
         study_model(case.model, case.lists),
         name=case.name,

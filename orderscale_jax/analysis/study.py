@@ -35,7 +35,7 @@ from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model import MODES, ListTransformer, ModelConfig
 from orderscale_jax.printing import Printable
 
-MOST_EDGES = 12  # live edges of which a study tries every set: as three layers have on lists of two
+REPORTED_EDGES = 12  # live edges of which a study tries every set: as three layers have on lists of two
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -152,10 +152,10 @@ def moderating_edges(graph: Graph) -> list[Edge]:
 
 def _not_applicable(config: ModelConfig) -> dict[str, str]:
     reasons = {}
-    if (n_edges := len(config.graph.live_edges)) > MOST_EDGES:
+    if (n_edges := len(config.graph.live_edges)) > REPORTED_EDGES:
         reasons["exact_circuit"] = (
             f"With {n_edges} live edges there are {2**n_edges:,} sets of them, and a study tries all up to "
-            f"{2**MOST_EDGES:,}: orderscale circuits tries more, and draws some of very many."
+            f"{2**REPORTED_EDGES:,}: orderscale circuits tries more, and draws some of very many."
         )
     elif not n_edges:
         reasons["exact_circuit"] = "No edge can reach an output."

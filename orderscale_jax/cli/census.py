@@ -19,13 +19,12 @@ from orderscale_jax.analysis import observe, what_carries_order, why_no_equation
 from orderscale_jax.analysis.order import tabulate_order
 from orderscale_jax.checkpoint import load_checkpoint
 from orderscale_jax.circuits.games import check_tolerance
-from orderscale_jax.cli import arguments, machine, signals
+from orderscale_jax.cli import arguments, machine, signals, studied
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.config import check_config, task_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count, number, percent
 from orderscale_jax.model.interventions import CUTS as MEANINGS
-from orderscale_jax.model.interventions import check_mode
 from orderscale_jax.task import make_split
 from orderscale_jax.training import claim
 from orderscale_jax.training.workdir import train
@@ -46,24 +45,15 @@ KINDS = ("two_layer", "two_layer_fresh", "three_layer", "layer_norm")
 OUTPUT = arguments.define("output", "str", None, "the directory for models and census.json.", shown="DIR")
 MODELS = arguments.define("models", "int", 64, "models of each kind, seeds from 0 on.", least=2)
 WANTED = arguments.define("kinds", "str", ",".join(KINDS), "which kinds, with commas.")
-CUTS = arguments.define(
-    "cuts",
-    "str",
-    ",".join(MEANINGS),
-    "what it means to cut an edge: one or more of renormalize, zero, mean and resample, with commas.",
-)
-TOLERANCE = arguments.define(
-    "tolerance", "float", 0.01, "a set of edges is sufficient within so much of the model's accuracy."
-)
+CUTS = studied.define_cuts(MEANINGS)
+TOLERANCE = studied.define_tolerance()
 RESAMPLES = arguments.define("resamples", "int", 20, "how often lists are resampled.", least=1)
 
 
 def main():
     place = arguments.required(OUTPUT)
     check_tolerance(TOLERANCE.value)
-    kinds, modes = _words(WANTED.value), _words(CUTS.value)
-    for mode in modes:
-        check_mode(mode)
+    kinds, modes = studied.words(WANTED), studied.cuts(CUTS)
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"there is no kind {kind!r}; there are {', '.join(KINDS)}")
@@ -144,10 +134,6 @@ def take(directory: files.Place, said: dict, kind: str, config: ml_collections.C
     if "order" in of_kind[0]:
         said["summary"][kind]["order"] = census.summarize_order([row["order"] for row in of_kind])
     files.write_note(directory / FILE, said)
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",")))
 
 
 def _sentences(said: dict, kind: str) -> str:
