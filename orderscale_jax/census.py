@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from orderscale_jax.analysis.order import is_in_positions
-from orderscale_jax.circuits import CircuitTable, checks, circuit_table, find_circuits, minimal_sets
-from orderscale_jax.circuits.games import ROUNDING
+from orderscale_jax.circuits import CircuitTable, checks, circuit_table, minimal_sets, shapley_values
+from orderscale_jax.circuits.games import check_tolerance, count_edges, is_sufficient, members
 from orderscale_jax.errors import UserError
 from orderscale_jax.files import plain
 from orderscale_jax.model import ListTransformer
@@ -45,7 +45,7 @@ def examine(
       model: with few enough edges for `circuit_table`.
       lists: digits [B, n].
       modes: meanings of a cut.
-      tolerance: see `find_circuits`.
+      tolerance: of accuracy, see `find_circuits`.
       n_resamples: R, how often B lists are drawn from the lists, with replacement.
       n_draws: how often `resample` draws its messages anew.
       seed: of what is drawn; the draws have those after it.
@@ -56,29 +56,28 @@ def examine(
       circuits of each.
 
     Raises:
-      UserError: as `circuit_table` and `find_circuits` do, or a number below 0.
+      UserError: as `circuit_table` does, the tolerance is not in [0, 1), or another number is below 0.
     """
     seed = checks.check_seed(seed)
     for name, value in {"n_resamples": n_resamples, "n_draws": n_draws}.items():
         checks.whole_number(name, value, 0)
+    check_tolerance(tolerance)
+
+    def minimal(values: np.ndarray) -> list[list[int]]:
+        return _in_order(values, tolerance)
+
     found = {}
     for mode in modes:
         draws = range(seed + 1, seed + 1 + n_draws) if mode == "resample" else ()
         table = circuit_table(model, lists, mode, seed=seed)
-        circuits = find_circuits(table, tolerance=tolerance)
-        resampled = resample(table, n_resamples, seed)
+        values = table.values()
         found[mode] = plain(
             {
-                "accuracy": circuits.intact,
-                "minimal": _in_order(table.values(), tolerance, len(table.edges)),
-                "shapley": circuits.shapley,
-                "resampled": [_in_order(values, tolerance, len(table.edges)) for values in resampled],
-                "redrawn": [
-                    _in_order(
-                        circuit_table(model, lists, mode, seed=draw).values(), tolerance, len(table.edges)
-                    )
-                    for draw in draws
-                ],
+                "accuracy": values[-1],
+                "minimal": minimal(values),
+                "shapley": shapley_values(values),
+                "resampled": [minimal(of_lists) for of_lists in resample(table, n_resamples, seed)],
+                "redrawn": [minimal(circuit_table(model, lists, mode, seed=x).values()) for x in draws],
             }
         )
     return found
@@ -102,12 +101,13 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
       By mode: `models`; `minimal`, how many models have so many minimal circuits; `sizes`, how many of all
-      minimal circuits have so many edges; `between_seeds` (pairs of models), `between_resamples` and
+      minimal circuits have so many edges; `most_frequent`, the `circuit` that is minimal in most models, and
+      in how many (`models`); `between_seeds` (pairs of models), `between_resamples` and
       `between_draws` (a model and itself with lists or messages drawn anew) and `between_modes` (a model in
-      this mode and in each of the others), each with
-      `jaccard` (the mean over pairs of the index of the first circuits), `closest` (the mean of the index of
-      the two minimal circuits that are most alike) and `shared` (in how many of the pairs, as a fraction, the
-      same set is minimal in both); `shapley` and `shapley_deviation` over models.
+      this mode and in each of the others), each with the number of `pairs` and over them `jaccard` (the mean
+      index of the first circuits), `closest` (the mean index of the two minimal circuits that are most alike)
+      and `shared` (the fraction in which the same set is minimal in both); `shapley` and `shapley_deviation`
+      over models.
 
     Raises:
       UserError: there are no rows, or they are not of the same modes and as many edges.
@@ -150,9 +150,9 @@ def summarize_order(orders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
       `models`; by what is changed (`exchange`), and by random vectors as long (`random_vectors`), `reversed`,
-      `right` and `repeated`, each as least, lower quartile, median, upper quartile and most over models;
-      `intact`, `same_digit_larger` and `accuracy_by_alpha_gap` likewise; `in_positions`, of how many models
-      `analysis.order.is_in_positions` is true.
+      `right`, `repeated` and `length`, each as least, lower quartile, median, upper quartile and most over
+      models; `intact`, `same_digit_larger` and `accuracy_by_alpha_gap` likewise; `in_positions`, of how many
+      models `analysis.order.is_in_positions` is true.
 
     Raises:
       UserError: there is no model.
@@ -161,7 +161,7 @@ def summarize_order(orders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         raise UserError("what carries order is summarised over one model at least")
 
     def effects(of_models: Sequence[Mapping[str, Any]]):
-        fields = ("reversed", "right", "repeated")
+        fields = ("reversed", "right", "repeated", "length")
         return {field: _spread(effect[field] for effect in of_models) for field in fields}
 
     gaps = [
@@ -212,11 +212,11 @@ def _similarity(pairs) -> dict[str, float | None]:
     return dict(zip(("jaccard", "closest", "shared"), means, strict=True)) | {"pairs": len(marks)}
 
 
-def _in_order(values: np.ndarray, tolerance: float, n_edges: int) -> list[list[int]]:
+def _in_order(values: np.ndarray, tolerance: float) -> list[list[int]]:
     """The minimal circuits of a game [K] as indices of edges, the smallest first, of these the best first."""
-    minimal = minimal_sets(values >= values[-1] - tolerance - ROUNDING)
+    minimal = minimal_sets(is_sufficient(values, values[-1], tolerance))
     ordered = sorted(minimal, key=lambda x: (x.bit_count(), -values[x], x))
-    return [[i for i in range(n_edges) if x >> i & 1] for x in ordered]
+    return [members(x, count_edges(values)) for x in ordered]
 
 
 def _counts(numbers) -> dict[str, int]:

@@ -7,7 +7,7 @@ import pytest
 from conftest import VARIANTS, random_model
 
 from orderscale_jax import census
-from orderscale_jax.circuits import circuit_table
+from orderscale_jax.circuits import circuit_table, minimal_sets, shapley_values
 from orderscale_jax.errors import UserError
 
 LISTS = np.indices((5, 5), np.int32).reshape(2, -1).T
@@ -44,7 +44,7 @@ def test_a_summary_by_hand():
     of_cuts = found["between_modes"]
     assert found["between_draws"] == {"jaccard": 0.5, "closest": 0.5, "shared": 0.5, "pairs": 4}
     assert of_cuts == {"jaccard": pytest.approx((1 + 1 / 3) / 2), "closest": 1, "shared": 1, "pairs": 2}
-    assert found["most_frequent"]["models"] == 1
+    assert found["most_frequent"] == {"circuit": [0, 1], "models": 1}  # the first of three as frequent
     np.testing.assert_allclose(found["shapley"], [0.3, 0.7])
     np.testing.assert_allclose(found["shapley_deviation"], [0.2, 0.2])
     assert census.summarize(rows[:1])["mean"]["between_seeds"]["jaccard"] is None
@@ -70,7 +70,13 @@ def test_a_model_is_examined():
         values = circuit_table(model, LISTS, mode).values()
         enough = values >= values[-1] - 0.02 - 1e-9
         sizes = [len(circuit) for circuit in said["minimal"]]
-        assert sizes == sorted(sizes) and len(said["resampled"]) == 3
+        assert sizes == sorted(sizes)
+        assert said["accuracy"] == values[-1]
+        np.testing.assert_allclose(said["shapley"], shapley_values(values), atol=1e-12)
+        table = circuit_table(model, LISTS, mode)
+        for drawn, circuits in zip(census.resample(table, 3, 0), said["resampled"], strict=True):
+            indices = [sum(1 << i for i in circuit) for circuit in circuits]
+            assert set(indices) == set(minimal_sets(drawn >= drawn[-1] - 0.02 - 1e-9))
         assert len(said["redrawn"]) == 2 * (mode == "resample")
         for circuit in said["minimal"]:
             index = sum(1 << i for i in circuit)
@@ -93,20 +99,16 @@ def order(reversed_by, right):
     """What `tabulate_order` says of a model, with these shares for every change of SEP."""
 
     def effects(scale):
-        names = (
-            "reversed_list",
-            "positions",
-            "positions_of_reversed",
-            "embeddings",
-            "embeddings_of_reversed",
-        )
-        return {name: {"reversed": scale * reversed_by, "right": right, "repeated": 0.5} for name in names}
+        share = {"reversed": scale * reversed_by, "right": right, "repeated": 0.5, "length": 2.0}
+        return dict.fromkeys(("reversed_list", "positions", "positions_of_reversed"), share)
 
     exchange = effects(1)
-    exchange["embeddings"] = exchange["embeddings_of_reversed"] = {"reversed": 0, "right": 1, "repeated": 0}
+    nothing = {"reversed": 0, "right": 1, "repeated": 0, "length": None}
+    for name in ("embeddings", "embeddings_of_reversed", "other_digits", "other_positions"):
+        exchange[name] = nothing
     gaps = [{"from": 0, "to": 1, "lists": 3, "lists_right": right, "all": 9, "all_right": None}]
     return {
-        "intact": {"reversed": 0, "right": 1, "repeated": 0},
+        "intact": nothing,
         "exchange": exchange,
         "random_vectors": effects(0.05 if reversed_by < 0.9 else 0.5),
         "same_digit_larger": reversed_by,
@@ -120,7 +122,8 @@ def test_orders_are_summarised_by_hand():
     assert found["exchange"]["positions"]["reversed"] == pytest.approx([0.2, 0.3, 0.4, 0.7, 1.0])
     assert found["exchange"]["positions"]["right"] == pytest.approx([0, 0.05, 0.1, 0.3, 0.5])
     assert found["random_vectors"]["positions"]["reversed"] == pytest.approx([0.01, 0.015, 0.02, 0.26, 0.5])
-    assert found["intact"]["right"] == [1] * 5
+    assert found["intact"]["right"] == [1] * 5 and found["intact"]["length"] == [None] * 5
+    assert found["exchange"]["positions"]["length"] == [2] * 5
     assert found["same_digit_larger"] == pytest.approx([0.2, 0.3, 0.4, 0.7, 1.0])
     (gap,) = found["accuracy_by_alpha_gap"]
     assert (gap["from"], gap["to"], gap["all_right"]) == (0, 1, [None] * 5)

@@ -33,8 +33,10 @@ from orderscale_jax.circuits import (
     tabulate_circuits,
     tabulate_samples,
 )
+from orderscale_jax.circuits.versions import plan
 from orderscale_jax.convert import from_torch, read_arrays
 from orderscale_jax.errors import UserError
+from orderscale_jax.graph import Graph
 from orderscale_jax.model import CUTS, ListTransformer, ModelConfig, metrics
 from orderscale_jax.model.cuts import cutting, donors, replacements
 from orderscale_jax.task import TaskConfig, make_split
@@ -331,23 +333,51 @@ def test_samples_come_near_the_exact_values():
     assert 0.3 < np.nanstd(spread) < 2.5  # the errors are of the size that they say
 
 
-def test_searches_find_what_the_table_has():
-    model = _model(n_layers=3)
+def test_searches_find_what_the_table_has(monkeypatch):
+    monkeypatch.setattr("orderscale_jax.circuits.sampling.SETS_AT_ONCE", 200)
+    model, told = _model(n_layers=3), []
     lists = _lists(model, 30)
     table = circuit_table(model, lists)
     # of this measure a set can lose much, so that some are sufficient and some are not
     tolerance = float(np.quantile(table.values("loss"), 0.3) - table.values("loss")[-1])
     exact = find_circuits(table, measure="loss", tolerance=max(tolerance, 0.0))
-    few = search_circuits(model, lists, 4, measure="loss", tolerance=max(tolerance, 0.0))
+    few = search_circuits(
+        model,
+        lists,
+        4,
+        measure="loss",
+        tolerance=max(tolerance, 0.0),
+        progress=lambda done, of: told.append((done, of)),
+    )
+    assert told == [(200, 794), (400, 794), (600, 794), (794, 794)]
     assert few.n_sets == 1 + sum(math.comb(12, k) for k in range(5))
     found = {int(sum(1 << i for i in np.flatnonzero(row))) for row in few.found}
     assert found == {x for x in exact.minimal if x.bit_count() <= 4}
-    greedy = greedy_circuit(model, lists, measure="loss", tolerance=max(tolerance, 0.0))
-    index = int(sum(1 << i for i in np.flatnonzero(greedy.found[0])))
-    values = -table.values("loss")
-    least = values[-1] - max(tolerance, 0.0)
-    assert values[index] >= least - 1e-4
-    assert all(values[index ^ 1 << i] < least + 1e-4 for i in np.flatnonzero(greedy.found[0]))
+    values = -table.values("kl")
+    for tolerance, size in ((0.01, 10), (0.1, 8), (0.5, 3)):
+        greedy = greedy_circuit(model, lists, measure="kl", tolerance=tolerance)
+        index = int(sum(1 << i for i in np.flatnonzero(greedy.found[0])))
+        kept, tried = 4095, 1
+        while kept:  # the same search in the table
+            left = [kept ^ 1 << e for e in range(12) if kept >> e & 1]
+            tried += len(left)
+            best = max(left, key=values.__getitem__)
+            if values[best] < values[-1] - tolerance:
+                break
+            kept = best
+        assert (index, greedy.n_sets) == (kept, tried)
+        assert index.bit_count() == size
+
+
+def test_a_few_sets_of_edges_have_the_shapes_of_others():
+    graph, random = Graph(2, 3), np.random.default_rng(0)
+    shapes = set()
+    for _ in range(5):
+        layers, version = plan(graph, random.random((12, 12)) < 0.7, fill_up=True)
+        shapes.add(str(jax.tree.map(np.shape, layers)))
+        unfilled = plan(graph, random.random((12, 12)) < 0.7)[0]
+        assert len(unfilled[-1][graph.outputs[-1]].own) <= 12 and version.shape == (12, 2)
+    assert len(shapes) == 1
 
 
 def _cases():

@@ -53,7 +53,7 @@ def test_positions_reverse_and_the_controls_do_not(found):
     reversed_by = {name: effect.reversed for name, effect in found.exchange.items()}
     assert min(reversed_by["positions"], reversed_by["positions_of_reversed"]) > 0.7
     assert max(reversed_by["embeddings"], reversed_by["embeddings_of_reversed"]) < 0.08
-    assert reversed_by["weights_of_another"] < 0.4
+    assert max(reversed_by["other_digits"], reversed_by["other_positions"], reversed_by["same_larger"]) < 0.06
     assert set(found.random_vectors) == set(found.exchange) - {"reversed_list"}
     for name, control in found.random_vectors.items():
         assert control.length == pytest.approx(found.exchange[name].length) and control.reversed < 0.06
@@ -97,7 +97,8 @@ def test_each_exchange_gives_sep_the_weights_it_is_named_for(seen, found):
         "even_embeddings": (half, half, a1, a2),
         "positions_even_embeddings": (half, half, a2, a1),
     }
-    assert set(weights) == set(found.exchange) - {"reversed_list", "weights_of_another"}
+    others = {"reversed_list", "same_larger", "other_larger", "other_digits", "other_positions"}
+    assert set(weights) == set(found.exchange) - others
     own, at_sep = _sep(seen.model, seen.lists), np.zeros((3, 5), bool)
     at_sep[1, 2] = True
     for name, (e1, e2, p1, p2) in weights.items():
@@ -124,13 +125,40 @@ def test_what_changes_in_sep_is_the_sum_of_its_two_parts(seen, found):
     assert abs(parts[0] - parts[1]) < moved < sum(parts)
 
 
-def test_another_lists_weights_are_never_ones_own(seen, found):
+def test_weights_of_another_list_are_of_one_with_the_wanted_alpha_larger(seen, found):
     _, alpha, P = _parts(seen)
-    control = found.exchange["weights_of_another"]
-    # the two weights sum to 1, so only P_1 - P_2 is left, with the gap of two lists drawn at random
-    gaps = np.abs(alpha[:, None, 0] - alpha[None, :, 0]).mean()
-    assert control.length == pytest.approx(gaps * np.linalg.norm(P[0] - P[1]), rel=0.2)
-    assert 0.1 < control.reversed < 0.4 and control.right < found.intact.right - 0.3
+    first = alpha[:, 0] > alpha[:, 1]
+    gaps = np.abs(alpha[:, None, 0] - alpha[None, :, 0])  # the weights sum to 1, so only P_1 - P_2 is left
+    for name, pool in (("same_larger", first[:, None] == first), ("other_larger", first[:, None] != first)):
+        np.fill_diagonal(pool, False)
+        expected = gaps[pool].mean() * np.linalg.norm(P[0] - P[1])
+        assert found.exchange[name].length == pytest.approx(expected, rel=0.15), name
+    assert found.exchange["same_larger"].reversed < 0.06 < 0.3 < found.exchange["other_larger"].reversed
+
+
+def test_a_list_without_such_another_stays_as_it_is(seen):
+    _, alpha, _ = _parts(seen)
+    chosen = np.flatnonzero(alpha[:, 0] > alpha[:, 1])[:3]
+    few = what_carries_order(observe(seen.model, seen.lists[chosen]))
+    assert (few.exchange["other_larger"].unchanged, few.exchange["other_larger"].length) == (1, 0)
+    assert few.exchange["same_larger"].length > 0
+
+
+def test_controls_have_the_directions_of_other_digits_and_positions(seen, found):
+    differ, alpha, P = _parts(seen)
+    E = np.asarray(seen.model.embed.W_E[...], float)
+    length = np.abs(alpha[:, 1] - alpha[:, 0]) * np.linalg.norm(P[0] - P[1])
+    d1, d2 = (seen.lists.T + 1) % 100
+    directions = {
+        "other_digits": E[d1] - E[d2],
+        "other_positions": np.sign(alpha[:, 1:] - alpha[:, :1]) * (P[2] - P[3]),
+    }
+    for name, vectors in directions.items():
+        lengths = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
+        added = np.zeros((2, len(alpha), *P.shape), np.float32)
+        added[0, :, 2] = vectors * (length / lengths)[:, None]
+        said = intervene(seen, added=added).predictions[differ]
+        assert found.exchange[name].right == (said == seen.lists[differ]).all(1).mean(), name
 
 
 def test_lengths_and_unchanged_are_of_lists_with_two_digits(seen, found):
@@ -149,7 +177,7 @@ def test_the_seed_draws_the_controls_and_nothing_else(seen, found):
     other = what_carries_order(seen, seed=1)
     for name, effect in found.exchange.items():
         same = repr(effect) == repr(other.exchange[name])  # NaN equals itself here
-        assert same == (name != "weights_of_another"), name
+        assert same == (name not in ("same_larger", "other_larger")), name
     assert all(effect != other.random_vectors[name] for name, effect in found.random_vectors.items())
 
 
@@ -188,7 +216,8 @@ def test_where_there_are_too_many_lists_only_those_observed_are_counted():
 def effects(**reversed_by):
     """What `tabulate_order` gives, as far as the rule reads it."""
     shares = {"reversed_list": 0.9, "positions": 0.6, "positions_of_reversed": 0.6, "embeddings": 0.09}
-    shares |= {"embeddings_of_reversed": 0.09, "random": 0.09} | reversed_by
+    shares |= dict.fromkeys(("embeddings_of_reversed", "random", "other_digits", "other_positions"), 0.09)
+    shares |= reversed_by
     exchange = {name: {"reversed": share} for name, share in shares.items()}
     return {"exchange": exchange, "random_vectors": {"positions": exchange.pop("random")}}
 
@@ -201,6 +230,8 @@ def effects(**reversed_by):
         ("embeddings", 0.1),
         ("embeddings_of_reversed", 0.1),
         ("random", 0.1),
+        ("other_digits", 0.1),
+        ("other_positions", 0.1),
     ],
 )
 def test_the_rule_ends_where_it_says(name, beyond):

@@ -61,7 +61,7 @@ def test_what_carries_order_is_told_as_it_was_counted():
     census = files.read_note(RESULTS / "census.json")["summary"]
     orders = [census[kind]["order"] for kind in ("two_layer", "two_layer_fresh")]
     published = published_checkpoints()["two_layer"]["order"]
-    control = "control: a random vector as long as that of the exchange of P_1 and P_2"
+    control = "control: a random vector"
     rows = {
         "SEP of the reversed list, the reference": "reversed_list",
         "only P_1 and P_2 weighted as there": "positions_of_reversed",
@@ -69,7 +69,10 @@ def test_what_carries_order_is_told_as_it_was_counted():
         "alpha_1 and alpha_2 exchanged, the paper's claim": "alphas",
         "only the weights of P_1 and P_2 exchanged": "positions",
         "only the weights of E[d1] and E[d2] exchanged": "embeddings",
-        "control: P_1 and P_2 weighted as in a random other list": "weights_of_another",
+        "control: P_1 and P_2 weighted as in another list with the same alpha larger": "same_larger",
+        "control: as in another list with the other alpha larger": "other_larger",
+        "control: the difference of two other digits' vectors": "other_digits",
+        "control: the difference of two other positions' vectors": "other_positions",
         control: "positions",
     }
     told = table_rows("README.md")
@@ -85,18 +88,25 @@ def test_what_carries_order_is_told_as_it_was_counted():
         return " and ".join(f"{100 * order[of][name][field][2]:.0f}" for order in orders)
 
     for of, name, field, words in (
-        ("exchange", "alphas", "repeated", "In {} % they say the same digit"),
+        ("exchange", "alphas", "repeated", "of the lists, in {} % they say the same digit"),
         (
             "exchange",
             "even_embeddings",
             "right",
-            "E[d1] and E[d2] weighted equally {} % of the lists stay right",
+            "E[d1] and E[d2] weighted equally {} % of the lists are right",
         ),
-        ("random_vectors", "even_embeddings", "right", "a random vector as long leaves {} %"),
+        (
+            "random_vectors",
+            "even_embeddings",
+            "right",
+            "before, {} % with a random vector of the same length",
+        ),
         ("exchange", "even_positions", "right", "with P_1 and P_2 weighted equally {} %"),
         ("random_vectors", "even_positions", "right", "({} %). How the outputs"),
     ):
         assert words.format(medians(of, name, field)) in text, words
+    before = " and ".join(f"{100 * order['intact']['right'][2]:.0f}" for order in orders)
+    assert f"({before} % before" in text
     near = [order["accuracy_by_alpha_gap"][0] for order in orders]
     validation, every = (
         " and ".join(f"{100 * bin[name][2]:.0f}" for bin in near) for name in ("lists_right", "all_right")
@@ -106,6 +116,11 @@ def test_what_carries_order_is_told_as_it_was_counted():
     assert f"Of all of them {every} % are right below 0.02" in docs
     exchanged = [medians("exchange", name, "reversed") for name in ("positions_even_embeddings", "positions")]
     assert f"reverses {exchanged[0]} % instead of {exchanged[1]} %" in docs
+    lengths = [
+        " and ".join(f"{order['exchange'][name]['length'][2]:.2f}" for order in orders)
+        for name in ("positions_of_reversed", "embeddings_of_reversed")
+    ]
+    assert f"has the length {lengths[0]}, that of the digits {lengths[1]}" in docs
     assert [order["in_positions"] for order in orders] == [64, 64]
 
 
@@ -166,8 +181,9 @@ def test_how_alike_the_methods_ranks_are_is_told_as_measured(marks):
     assert said.format(*(regrets.pop(pair) for pair in pairs)) in text
     low, high = min(regrets.values()), max(regrets.values())
     assert f"and {low:.2f} to {high:.2f} between the other three cuts" in text
-    aurocs = [correlation("auroc", *pair) for pair in pairs[:2]]
-    assert f"{aurocs[0]:.2f} between `zero` and `resample`, −{-aurocs[1]:.2f} between" in text
+    aurocs = [correlation("auroc", *pair) for pair in itertools.combinations(MEANINGS, 2)]
+    assert f"between `zero` and `resample` with {correlation('auroc', 'zero', 'resample'):.2f}" in text
+    assert f"AUROCs correlate with −{-min(aurocs):.2f} to {max(aurocs):.2f}" in text
 
 
 def test_circuits_of_the_census_are_told_as_they_were_counted():
@@ -190,6 +206,9 @@ def test_circuits_of_the_census_are_told_as_they_were_counted():
         {len(found) for found in (of["minimal"], *of["redrawn"])} for of in (m["resample"] for m in models)
     ]
     text = " ".join((ROOT / "docs" / "answer_key.md").read_text().split())
+    for name, said in (("between_modes", "cuts are closer: {}"), ("between_seeds", "where seeds have {}")):
+        closest = [three[cut][name]["closest"] for cut in MEANINGS]
+        assert said.format(f"{min(closest):.2f} to {max(closest):.2f}") in text
     assert (
         f"in {sum(len(counts) > 1 for counts in draws)} of 64 models it is not the same in all five" in text
     )

@@ -23,24 +23,26 @@ from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.files import plain
 from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.model import patch
-from orderscale_jax.model.cuts import donors
 from orderscale_jax.printing import Printable
 
 DOSES = tuple(np.round(np.arange(0, 1.51, 0.125), 3).tolist())
 SCALES = tuple(np.round(np.arange(-1, 2.01, 0.25), 2).tolist())
 GAPS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MOST_LISTS = 20_000  # of which all that there are are tried
-EXCHANGES = {  # what is changed, in words: SEP as a whole, or the weights in it of what is named
+EXCHANGES = {  # what is changed, in words
     "reversed_list": "SEP of the reversed list",
-    "positions_of_reversed": "P₁, P₂ as in the reversed list",
-    "embeddings_of_reversed": "E[d1], E[d2] as in the reversed list",
-    "alphas": "α₁ and α₂ exchanged",
-    "positions": "P₁, P₂ exchanged",
-    "embeddings": "E[d1], E[d2] exchanged",
-    "even_positions": "P₁, P₂ equally",
-    "even_embeddings": "E[d1], E[d2] equally",
-    "positions_even_embeddings": "E[d1], E[d2] equally, P₁, P₂ exchanged",
-    "weights_of_another": "P₁, P₂ as in another list",
+    "positions_of_reversed": "P₁, P₂ weighted as there",
+    "embeddings_of_reversed": "E[d1], E[d2] weighted as there",
+    "alphas": "α₁, α₂ exchanged",
+    "positions": "weights of P₁, P₂ exchanged",
+    "embeddings": "weights of E[d1], E[d2] exchanged",
+    "even_positions": "P₁, P₂ weighted equally",
+    "even_embeddings": "E[d1], E[d2] weighted equally",
+    "positions_even_embeddings": "the digits equally, P₁, P₂ exchanged",
+    "same_larger": "P₁, P₂ of a list, same α larger",
+    "other_larger": "P₁, P₂ of a list, other α larger",
+    "other_digits": "control: other digits",
+    "other_positions": "control: other positions",
 }
 
 
@@ -82,7 +84,10 @@ class Order(Printable):
         `alphas`, `positions` and `embeddings` exchange the two weights of both, of P_1 and P_2, and of E[d1]
         and E[d2]. `even_positions` and `even_embeddings` give the two the same weight,
         `positions_even_embeddings` does so to E[d1] and E[d2] and exchanges the weights of P_1 and P_2.
-        `weights_of_another` weighs P_1 and P_2 as in another list, drawn at random.
+        `same_larger` and `other_larger` weigh P_1 and P_2 as in another list, drawn at random from those in
+        which the same alpha is the larger one, and the other (lists without such another stay as they are).
+        `other_digits` and `other_positions` are vectors as long as that of `positions` with the directions of
+        E[d1 + 1] - E[d2 + 1] and of P_SEP - P_o1.
       random_vectors: the same with random vectors of the same lengths; not of `reversed_list`.
       steering: dose t to (along, random): t (P_1 - P_2) added to SEP, towards the weights of the reversed
         list, and a random vector of that length.
@@ -162,7 +167,7 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
     digits, places = E[lists], P[None, :2]  # [B, 2, D] and [1, 2, D]
     alpha = _alphas(observation)
     weights = _weights(alpha, _alphas(observe(model, lists[:, ::-1])), seed)
-    directions = random_units(len(weights) + 1, len(lists), P.shape[1], seed)
+    directions = random_units(len(EXCHANGES), len(lists), P.shape[1], seed)
 
     def change(of_digits, of_places):
         """The vectors [B, D] that give SEP these weights [B, 2] instead of alpha."""
@@ -195,8 +200,11 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
     donor = patch(model, lists[:, ::-1], layer=1, position="SEP")
     replaced = intervene(observation, residuals=donor.residuals, residuals_at=donor.residuals_at)
     vectors = {name: change(*given) for name, given in weights.items()}
-    delta, positions = (alpha[:, 1] - alpha[:, 0])[:, None], P[0] - P[1]
-    towards = np.sign(delta) * positions
+    towards = np.sign(alpha[:, 1:] - alpha[:, :1])  # the weights of the reversed list, along P_1 - P_2
+    above, sep = (lists + 1) % model.config.n_digits, observation.graph.sep
+    vectors["other_digits"] = as_long_as(vectors["positions"], _units(E[above[:, 0]] - E[above[:, 1]]))
+    vectors["other_positions"] = as_long_as(vectors["positions"], towards * _units(P[sep] - P[sep + 1]))
+    towards = towards * (P[0] - P[1])
     g, c = digit_scores(model)
     gap_lists, gap_accuracy = _by_gap(observation)
     all_lists, all_accuracy = None, None
@@ -227,25 +235,23 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
 
 
 def is_in_positions(order: Mapping[str, Any]) -> bool:
-    """Whether the weights of P_1 and P_2 say the order, by what `tabulate_order` gives.
+    """Whether the weights of P_1 and P_2 reverse a list, by what `tabulate_order` gives; a rule chosen here.
 
     Changed alone, exchanged as well as set to those of the reversed list, they must reverse both outputs in
     at least two thirds as many lists as SEP of the reversed list. The digits' weights changed alone, in both
-    ways, and random vectors as long as those that exchange the weights of P_1 and P_2 may do so in a tenth
-    as many at most.
+    ways, and vectors as long as the exchange in random directions, those of other digits and of other
+    positions may do so in a tenth as many at most.
     """
     share = {name: effect["reversed"] for name, effect in order["exchange"].items()}
     positions = min(share["positions"], share["positions_of_reversed"])
-    others = max(
-        share["embeddings"], share["embeddings_of_reversed"], order["random_vectors"]["positions"]["reversed"]
-    )
+    names = ("embeddings", "embeddings_of_reversed", "other_digits", "other_positions")
+    others = max(order["random_vectors"]["positions"]["reversed"], *(share[name] for name in names))
     return positions >= share["reversed_list"] * 2 / 3 and others <= share["reversed_list"] / 10
 
 
 def random_units(n: int, n_lists: int, d_model: int, seed: int) -> np.ndarray:
     """Random directions for each list, [n, B, D]."""
-    drawn = np.random.default_rng([seed, 1]).normal(size=(n, n_lists, d_model))
-    return drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)
+    return _units(np.random.default_rng([seed, 1]).normal(size=(n, n_lists, d_model)))
 
 
 def digit_scores(model) -> tuple[np.ndarray, float]:
@@ -288,6 +294,12 @@ def tabulate_order(found: Order) -> dict[str, Any]:
     )
 
 
+def _units(vectors: np.ndarray) -> np.ndarray:
+    """The vectors [..., D] with the length 1; zeros stay zeros."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
+
+
 def _alphas(observation: Observation) -> np.ndarray:
     """alpha_1 and alpha_2 of each list, [B, 2]."""
     return observation.sep_reads[0, :, 0].astype(np.float64)
@@ -301,7 +313,18 @@ def _weights(
     `of_reversed` are the alphas of the reversed lists.
     """
     swapped, even = alpha[:, ::-1], np.full_like(alpha, 0.5)
-    another = alpha[donors(len(alpha), seed)]
+    first_larger, random = alpha[:, 0] > alpha[:, 1], np.random.default_rng(seed)
+
+    def of_another(wanted: np.ndarray) -> np.ndarray:
+        """The alphas of another list in which alpha_1 is the larger one, where that is wanted, or is not."""
+        chosen = np.arange(len(alpha))
+        for value in (True, False):
+            pool = np.flatnonzero(first_larger == value)
+            for i in np.flatnonzero(wanted == value):
+                if len(others := pool[pool != i]):
+                    chosen[i] = random.choice(others)
+        return alpha[chosen]
+
     return {
         "positions_of_reversed": (alpha, of_reversed),
         "embeddings_of_reversed": (of_reversed[:, ::-1], alpha),
@@ -311,7 +334,8 @@ def _weights(
         "even_positions": (alpha, even),
         "even_embeddings": (even, alpha),
         "positions_even_embeddings": (even, swapped),
-        "weights_of_another": (alpha, another),
+        "same_larger": (alpha, of_another(first_larger)),
+        "other_larger": (alpha, of_another(~first_larger)),
     }
 
 

@@ -61,7 +61,8 @@ class Circuits(Printable):
 
     def edges_of(self, index: int) -> tuple[Edge, ...]:
         """The edges of a set that is given as its index."""
-        return tuple(edge for i, edge in enumerate(self.graph.live_edges) if index >> i & 1)
+        edges = self.graph.live_edges
+        return tuple(edges[e] for e in members(index, len(edges)))
 
     def names_of(self, index: int) -> str:
         """The same in words."""
@@ -75,8 +76,8 @@ class Circuits(Printable):
             for e, x in zip(self.graph.live_edges, self.shapley, strict=True)
         ]
         rows.append(("all edges less none", number(self.intact - self.empty, 4)))
-        minimal = [f"{self.names_of(x)}" for x in self.minimal]
-        damaging = [f"{self.names_of(x)}" for x in self.damaging]
+        minimal = [self.names_of(x) for x in self.minimal]
+        damaging = [self.names_of(x) for x in self.damaging]
         return "\n".join(
             [
                 columns(rows),
@@ -106,7 +107,7 @@ def find_circuits(
     if not table.is_complete:
         raise UserError("circuits are found in a table of all sets of edges, as circuit_table gives it")
     values = BETTER[measure] * table.values(measure, output)
-    sufficient = values >= values[-1] - tolerance - ROUNDING
+    sufficient = is_sufficient(values, values[-1], tolerance)
     minimal = minimal_sets(sufficient)
     fewest = min(map(int.bit_count, minimal))
     return Circuits(
@@ -125,6 +126,16 @@ def find_circuits(
         moebius=moebius(values),
         pairs=pair_kinds(values, tolerance),
     )
+
+
+def is_sufficient(values, intact: float, tolerance: float):
+    """Whether sets of this worth lose the tolerance at most against all edges, however that is rounded."""
+    return values >= intact - tolerance - ROUNDING
+
+
+def members(index: int, n_edges: int) -> list[int]:
+    """The edges in a set that is given as its index."""
+    return [e for e in range(n_edges) if index >> e & 1]
 
 
 def check_tolerance(tolerance: float, measure: str = "accuracy"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from orderscale_jax.circuits.approximations import Comparison
-from orderscale_jax.circuits.games import Circuits, find_circuits, moebius
+from orderscale_jax.circuits.games import Circuits, find_circuits, members, moebius
 from orderscale_jax.circuits.sampling import SampledShapley, Search
 from orderscale_jax.circuits.table import BETTER, CircuitTable, check_measure
 from orderscale_jax.errors import UserError, check_kind
@@ -121,4 +121,4 @@ def _measure(measure: str) -> dict[str, str]:
 
 
 def _indices(found: Circuits, index: int) -> list[int]:
-    return [i for i in range(len(found.graph.live_edges)) if index >> i & 1]
+    return members(index, len(found.graph.live_edges))

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from orderscale_jax.circuits.checks import check_edges, check_seed, check_task, whole_number
-from orderscale_jax.circuits.games import ROUNDING, check_tolerance
+from orderscale_jax.circuits.games import check_tolerance, is_sufficient
 from orderscale_jax.circuits.table import BETTER, Progress, check_measure, score_sets
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import columns, number, percent
@@ -174,7 +174,7 @@ def greedy_circuit(
         values = worth(candidates)
         n_sets += len(cuts)
         best = int(values.argmax())
-        if values[best] < intact - tolerance - ROUNDING:
+        if not is_sufficient(values[best], intact, tolerance):
             break
         kept, value = candidates[best], float(values[best])
     how = "greedy: edges are cut one by one, and smaller circuits may exist"
@@ -220,7 +220,7 @@ def search_circuits(
         for row, edges in zip(kept, chunk, strict=True):
             row[list(edges)] = True
         values = BETTER[measure] * score_sets(model, lists, kept, mode, seed=seed).values(measure)
-        for i in np.flatnonzero(values >= intact - tolerance - ROUNDING):  # smaller sets come first
+        for i in np.flatnonzero(is_sufficient(values, intact, tolerance)):  # smaller sets come first
             if not any((kept[i] >= smaller).all() for smaller in found):
                 found.append(kept[i])
                 worth.append(float(values[i]))

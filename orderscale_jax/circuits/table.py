@@ -36,7 +36,7 @@ from orderscale_jax.printing import Printable
 MOST_EDGES = 16  # whose sets are all tried
 MEASURES = ("accuracy", "list_accuracy", "loss", "logit_difference", "kl")
 BETTER = {name: -1 if name in ("loss", "kl") else 1 for name in MEASURES}
-CHUNK_BYTES = 96 * 2**20  # of logits and residuals alive at once in one part
+CHUNK_BYTES = 96 * 2**20  # of scores, logits and residuals alive at once in one part
 TYPICAL_SECONDS = 2e-4  # for a set of 22 edges and 1,000 lists, on two cores
 SETTINGS = ("enable_x64", "default_matmul_precision", "default_device")  # of JAX, each thread has its own
 
@@ -222,7 +222,7 @@ def score_sets(
     parts = _parts(lists, replaced, _lists_at_once(config, layers, len(lists), at_once, cores))
     graphdef, params = nnx.split(model)
     judged = functools.partial(_judge, graphdef, at_once, mode == "renormalize", params, layers, intact)
-    total = _Total(len(kept), version, len(lists))
+    total = _Total(len(kept), version)
     for found, n_lists in _side_by_side(judged, parts, cores):
         total.add(found, n_lists)
         if progress is not None:
@@ -233,7 +233,7 @@ def score_sets(
 class _Total:
     """Sums over lists, as the parts come in."""
 
-    def __init__(self, n_sets: int, version: np.ndarray, most_lists: int):
+    def __init__(self, n_sets: int, version: np.ndarray):
         self.version, self.n_lists = version, 0
         self.list_right = np.zeros(n_sets)
         self.sums: dict[str, list[np.ndarray]] = {}
@@ -260,7 +260,8 @@ class _Total:
         self.bits.append([x.astype(bool) for x in found["accuracy"]])
         self.n_lists += n_lists
 
-    def fields(self):
+    def fields(self) -> dict:
+        """The attributes of `CircuitTable` that are measured."""
         by_set = {
             name: np.stack([x[v] for x, v in zip(sums, self.version.T, strict=True)], 1) / self.n_lists
             for name, sums in self.sums.items()
@@ -277,15 +278,19 @@ def _versions_at_once(platform: str) -> int:
 
 def _lists_at_once(config: ModelConfig, layers, n_lists: int, at_once: int, cores: int) -> int:
     """How many of the lists a part takes, so that its arrays fit CHUNK_BYTES and every core gets as many."""
-    reads = [[read for read in of_layer.values() if read is not None] for of_layer in layers]
-    held = sum(len(read.own) for of_layer in reads[:-1] for read in of_layer)
-    seen = sum(len(read.own) for read in reads[-1])
-    scores = sum(
-        (read.own.max() + 1) * (read.keys.max(0) + 1).sum() for of_layer in reads for read in of_layer
-    )
+    graph, scores, held = config.graph, 0, 0
+    versions = dict.fromkeys(range(graph.n_positions), 1)
+    for layer, reads in enumerate(layers):
+        for query in reads:
+            scores += versions[query] * sum(versions[edge.key] for edge in graph.reads(layer, query))
+        versions = {
+            query: versions[query] if read is None else len(read.own) for query, read in reads.items()
+        }
+        held += sum(versions.values())
+    seen = sum(versions.values())
     logits = at_once * (4 * config.d_model + 2 * config.d_vocab)
-    per_list = 4 * (held * 4 * config.d_model + scores * config.n_heads + 4 * seen + logits)
-    n_parts = -(-n_lists // max(1, CHUNK_BYTES // int(per_list)))
+    per_list = 4 * ((held - seen) * 4 * config.d_model + scores * config.n_heads + 4 * seen + logits)
+    n_parts = -(-n_lists // max(1, CHUNK_BYTES // per_list))
     n_parts = min(n_lists, -(-n_parts // cores) * cores)
     return -(-n_lists // n_parts)
 
@@ -323,7 +328,7 @@ def _side_by_side(judge, parts, cores: int) -> Iterator[tuple]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _judge(graphdef, at_once: int, renormalize, params, layers, intact, lists, replaced):
-    """Every measure of every version of each output: {name: n arrays [V, B]}.
+    """Every measure but `list_accuracy` of every version of each output: {name: n arrays [V, B]}.
 
     `layers` and the versions `intact` [n] of the intact model are as `versions.plan` gives them.
     """
@@ -352,7 +357,7 @@ def _judge(graphdef, at_once: int, renormalize, params, layers, intact, lists, r
 
 
 def _see(model, finish, rows, intact, targets, at_once: int):
-    """Every measure of one output's versions [V, B]; `finish` gives the residual of one of the `rows`."""
+    """The same of one output's versions [V, B]; `finish` gives the residual of one of the `rows`."""
     unharmed = jax.nn.log_softmax(model.logits(finish(jax.tree.map(lambda x: x[intact], rows))))
 
     def see(row):
@@ -394,7 +399,7 @@ def _reader(model, layer: int, query: int, held, renormalize, replaced):
 
 
 def _measure(logits, targets, unharmed):
-    """Every measure of logits [B, V] for each list; `unharmed` are the intact model's log-probabilities."""
+    """The same of logits [B, V] for each list; `unharmed` are the intact model's log-probabilities."""
     target = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
     is_target = jnp.arange(logits.shape[-1]) == targets[:, None]
     other = jnp.where(is_target, -jnp.inf, logits).max(-1)

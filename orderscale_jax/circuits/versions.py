@@ -16,7 +16,7 @@ import numpy as np
 
 from orderscale_jax.graph import Edge, Graph
 
-FEWEST = 64  # versions to which those of a few sets are filled up, so that few programs are compiled
+FEWEST = 16  # versions to which those of a few sets are filled up, so that few programs are compiled
 
 
 @jax.tree_util.register_dataclass

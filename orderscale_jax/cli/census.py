@@ -1,12 +1,14 @@
-"""Trains many models of each kind and compares their circuits.
+"""Trains many models of each kind, compares circuits and what carries order.
 
     orderscale census --output=census
 
 Kinds are two_layer and two_layer_fresh (20,000 steps), three_layer, and
-layer_norm (two layers with LayerNorm, to 0.90). Written to the output directory
-are the models, a directory for each kind, and census.json, which says of each
-model what its exact tables hold, and of each kind what its models have in
-common, with a figure. The same command again goes on where it was killed.
+layer_norm (two layers with LayerNorm, to 0.90 or 20,000 steps). Written to the
+output directory are the models, a directory for each kind; census.json, which
+says of each model what its exact tables hold and, for the first two kinds, what
+carries order in it, and of each kind what its models have in common; and a
+figure, census.png and census.pdf. The same command again goes on where it was
+killed.
 """
 
 from __future__ import annotations

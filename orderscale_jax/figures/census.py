@@ -60,7 +60,7 @@ def census_overview(said: Mapping[str, Any]) -> Figure:
         axes.set_xticks(range(len(modes)), modes, rotation=35, ha="right", rotation_mode="anchor")
         axes.set(ylim=(-0.03, 1.08), xlim=(-0.5, len(modes) - 0.5))
     first = heights[0].axes[0]
-    first.set_ylabel("mean Jaccard index\nof minimal circuits")
+    first.set_ylabel("mean Jaccard index of\nfirst minimal circuits")
     heights[0].legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=4, handlelength=1)
     if with_order:
         _orders(heights[1], said, with_order)

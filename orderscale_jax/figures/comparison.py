@@ -15,7 +15,7 @@ from orderscale_jax.figures import style
 METHODS = {  # names and how they are drawn; dashed: from gradients
     "single_edge": ("single-edge ablation", style.VERMILLION, "-"),
     "greedy_pruning": ("greedy pruning (ACDC)", style.ORANGE, "-"),
-    "greedy_backward": ("greedy, best first", style.GREEN, "-"),
+    "greedy_backward": ("greedy backward elimination", style.GREEN, "-"),
     "kernel_shap": ("KernelSHAP", style.SKY, "-"),
     "shapley_values": ("exact Shapley values", style.INK, "-"),
     "edge_attribution": ("EAP", style.VERMILLION, (0, (3, 2))),
@@ -29,8 +29,8 @@ METHODS = {  # names and how they are drawn; dashed: from gradients
 def regret_curves(comparisons: Mapping[str, Comparison]) -> Figure:
     """What a ranking's first k edges are worth less than the best set of k edges, for every k.
 
-    A panel for each meaning of a cut. Methods that use gradients are dashed; the grey line is what a ranking
-    drawn at random loses on average.
+    A panel for each meaning of a cut. Methods that use gradients are dashed; the grey area reaches to what
+    a ranking drawn at random loses on average.
 
     Args:
       comparisons: by mode.

@@ -29,11 +29,9 @@ def order_exchanges(found: Order) -> Figure:
     _gaps(axes["gaps"], found)
     axes["gaps"].set(title="lists right by the gap of the two alphas")
     _doses(axes["scaling"], found.scaling)
-    axes["scaling"].set(
-        xlabel="times the exchange of P₁'s and P₂'s weights", title="in proportion to the gap"
-    )
+    axes["scaling"].set(xlabel="times the exchange of P₁ and P₂", title="dose in proportion to |α₁ − α₂|")
     _doses(axes["steering"], found.steering)
-    axes["steering"].set(xlabel="times P₁ − P₂", title="the same dose for every list")
+    axes["steering"].set(xlabel="times P₁ − P₂, towards the reversed list", title="one dose for every list")
     return figure
 
 

@@ -217,7 +217,8 @@ def _two_layer_rules(paper: Mapping[str, float]) -> list[_Rule]:
             NOT_CLAIMED,
             "holds if these, set to the reversed list's or exchanged, reverse both outputs in at least "
             "two thirds as many lists as all of the reversed list's SEP, and the weights of E[d1] and "
-            "E[d2], or a random vector, in at most a tenth as many; partly if they reverse more than these",
+            "E[d2], or other vectors of that length, in at most a tenth as many; partly if they reverse more "
+            "than these (a rule chosen here)",
             _positions,
         ),
         _Rule(
@@ -317,15 +318,17 @@ def _swap(results):
 
 def _positions(results):
     order = results.get("order")
-    if order is None or "random_vectors" not in order:
+    if order is None or "other_positions" not in order["exchange"]:
         raise _NotMeasured("order")
     share = {name: effect["reversed"] for name, effect in order["exchange"].items()}
     names = ("positions_of_reversed", "positions", "embeddings_of_reversed", "embeddings")
     positions, exchanged, digits, also = (share[name] for name in names)
-    random = order["random_vectors"]["positions"]["reversed"]
+    random = max(
+        order["random_vectors"]["positions"]["reversed"], share["other_digits"], share["other_positions"]
+    )
     text = (
         f"P₁, P₂ as in the reversed list {percent(positions)}, exchanged {percent(exchanged)}; E[d1], E[d2] "
-        f"{percent(digits)}, {percent(also)}; random {percent(random)}; all of SEP "
+        f"{percent(digits)}, {percent(also)}; other vectors {percent(random)}; all of SEP "
         f"{percent(share['reversed_list'])}"
     )
     better = min(positions, exchanged) > max(digits, also, random)
