@@ -93,7 +93,7 @@ def resample(table: CircuitTable, n_resamples: int, seed: int) -> np.ndarray:
     for bits, version in zip(table.right, table.version.T, strict=True):
         right = np.unpackbits(bits, axis=1, count=table.n_lists).astype(np.float32)
         total = total + (right @ weights)[version]  # whole numbers, exact in float32
-    return (total / (table.n_lists * len(table.right))).T.astype(np.float64)
+    return total.T.astype(np.float64) / (table.n_lists * len(table.right))
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
