@@ -13,7 +13,7 @@ Dimensions: B lists, K = 2^E sets of E live edges, R resamples.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from orderscale_jax.analysis.order import is_in_positions
 from orderscale_jax.circuits import CircuitTable, checks, circuit_table, minimal_sets, shapley_values
 from orderscale_jax.circuits.games import check_tolerance, count_edges, is_sufficient, members
-from orderscale_jax.errors import UserError
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.files import plain
 from orderscale_jax.model import ListTransformer
 
@@ -62,6 +62,8 @@ def examine(
     for name, value in {"n_resamples": n_resamples, "n_draws": n_draws}.items():
         checks.whole_number(name, value, 0)
     check_tolerance(tolerance)
+    if not modes:
+        raise UserError("a model is examined with one meaning of a cut at least, and none is given")
 
     def minimal(values: np.ndarray) -> list[list[int]]:
         return _in_order(values, tolerance)
@@ -84,7 +86,13 @@ def examine(
 
 
 def resample(table: CircuitTable, n_resamples: int, seed: int) -> np.ndarray:
-    """Accuracy [R, K] of every set on lists drawn with replacement from those of the table."""
+    """Accuracy [R, K] of every set on lists drawn with replacement from those of the table.
+
+    Raises:
+      UserError: `table` is none, or a number is below 0.
+    """
+    check_kind("table", table, CircuitTable)
+    seed, n_resamples = checks.check_seed(seed), checks.whole_number("n_resamples", n_resamples, 0)
     drawn = np.random.default_rng(seed).integers(0, table.n_lists, (n_resamples, table.n_lists))
     weights = np.zeros((table.n_lists, n_resamples), np.float32)
     for column, row in zip(weights.T, drawn, strict=True):
@@ -112,8 +120,9 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     Raises:
       UserError: there are no rows, or they are not of the same modes and as many edges.
     """
+    rows = list(rows) if isinstance(rows, Iterable) and not isinstance(rows, Mapping) else []
     kinds = {tuple((mode, len(of["shapley"])) for mode, of in sorted(row.items())) for row in rows}
-    if len(kinds) != 1:
+    if len(kinds) != 1 or not rows[0]:
         raise UserError(
             "a census is summarised from one row or more, with the same meanings of a cut and as many edges"
         )

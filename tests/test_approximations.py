@@ -7,6 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -49,7 +50,7 @@ from orderscale_jax.circuits.scoring import (
 from orderscale_jax.errors import MissingPackage, UserError
 from orderscale_jax.figures.comparison import METHODS
 from orderscale_jax.graph import Graph
-from orderscale_jax.model import CUTS, ListTransformer, ModelConfig
+from orderscale_jax.model import CUTS, ListTransformer, ModelConfig, metrics
 from orderscale_jax.model.cuts import cutting, donors, replacements
 from orderscale_jax.model.interventions import Interventions
 
@@ -186,11 +187,41 @@ def test_masks_keep_what_is_worth_its_price():
     np.testing.assert_allclose(both, (free + dear) / 2, atol=1e-3)
 
 
-def test_masks_are_learned_with_what_stands_in():
+@pytest.mark.parametrize("mode", CUTS)
+def test_masks_are_learned_as_written_out(mode):
+    """Three steps, group by group: the mean gradient of what weighs between 0 and 1, taken by Adam."""
     model, lists = _model(**HEADS), _lists(40)
-    few = {"metric": "loss", "lambdas": [0.0], "n_lists": 16, "n_groups": 4, "steps": 1}
-    found = learned_masks(model, lists, "resample", **few)
-    assert (np.abs(found - learned_masks(model, lists, "zero", **few)) > 1e-2).any()
+    found = learned_masks(
+        model, lists, mode, metric="loss", lambdas=[0.2], n_lists=8, n_groups=4, steps=3, seed=3
+    )
+    replaced, penalty = replacements(model, lists, mode, seed=3), 0.2
+
+    @jax.jit
+    def gradient(keep, group, given):
+        def worth(keep):
+            logits = model(group, cutting(model.config, keep, mode == "renormalize", given))
+            return -metrics.token_losses(logits, group).mean()
+
+        return jax.grad(worth)(keep)
+
+    log_odds, optimiser = jnp.ones(5), optax.adam(0.1)
+    state = optimiser.init(log_odds)
+    for key in jax.random.split(jax.random.key(3), 3):
+        which, between, drawn, kind = jax.random.split(key, 4)
+        theta = jax.nn.sigmoid(log_odds)
+        indices = np.asarray(jax.random.randint(which, (4, 2), 0, 40))
+        free = np.asarray(jax.random.uniform(kind, (4, 5)) < 0.25)
+        keep = np.where(
+            free, jax.random.uniform(between, (4, 5)), jax.random.uniform(drawn, (4, 5)) < theta
+        ).astype(np.float32)
+        gains = np.zeros(5)
+        for g in range(4):
+            given = replaced[:, indices[g]] if mode == "resample" else replaced
+            gains += free[g] * np.asarray(gradient(keep[g], lists[indices[g]], given))
+        gain = gains / np.maximum(free.sum(0), 1) - penalty
+        updates, state = optimiser.update(-jnp.asarray(gain) * theta * (1 - theta), state)
+        log_odds += updates
+    np.testing.assert_allclose(found, jax.nn.sigmoid(log_odds), atol=1e-4)
 
 
 def test_a_game_of_three_edges_by_hand():
@@ -312,14 +343,16 @@ def test_drawn_sets_come_close_to_shapley_values():
 
 def test_comparison():
     model, lists = _model(), _lists(30)
-    table = circuit_table(model, lists, "mean")
+    table = circuit_table(model, lists, "resample", seed=3)
     found = compare(model, lists, table, metric="loss", tolerance=0.05)
     values, named = -table.values("loss"), dict(zip(found.methods, found.scores, strict=True))
-    np.testing.assert_array_equal(named["shapley_values"], shapley_values(values))
-    np.testing.assert_array_equal(named["single_edge"], single_edge(values))
-    for name in EXACT:
-        method = {f.__name__: f for f in (edge_attribution, integrated_inputs, integrated_activations)}[name]
-        np.testing.assert_array_equal(named[name], method(model, lists, "mean", metric="loss"))
+    expected = {f.__name__: f(values) for f in (single_edge, greedy_pruning, greedy_backward, shapley_values)}
+    expected["kernel_shap"] = kernel_shap(values, 128, 3)
+    for method in (edge_attribution, integrated_inputs, integrated_activations, learned_masks):
+        expected[method.__name__] = method(model, lists, "resample", metric="loss", seed=3)
+    assert set(named) == set(expected)
+    for name, scores in expected.items():
+        np.testing.assert_array_equal(named[name], scores, err_msg=name)
     assert found.marks[found.methods.index("shapley_values")].spearman == pytest.approx(1)
     members = in_minimal(find_circuits(table, tolerance=0.05).minimal, 5)
     for scores, marks in zip(found.scores, found.marks, strict=True):
@@ -327,7 +360,7 @@ def test_comparison():
         assert marks.cpr <= found.best.cpr + 1e-12 and marks.cmd >= found.best.cmd - 1e-12
         np.testing.assert_array_equal(marks.regret, mark_ranking(scores, values, members).regret)
     lines = found.table().splitlines()
-    assert len(lines) == 1 + 9 + 2 and "mean, loss" in lines[0] and "CPR" in lines[0]
+    assert len(lines) == 1 + 9 + 2 and "resample, loss" in lines[0] and "CPR" in lines[0]
     assert [line.split("  ")[0] for line in lines[1:]] == [*found.methods, "random", "best of each size"]
     told = tabulate_comparison(found)["marks"]
     assert list(told) == [*found.methods, "random", "best"]
@@ -398,7 +431,8 @@ def test_what_is_wrong_is_said(monkeypatch):
         lambda: learned_masks(model, lists, n_lists=10, n_groups=4): "multiple",
         lambda: integrated_inputs(model, lists, points="ab"): "points must hold numbers",
         lambda: integrated_activations(model, lists, seed=1.5): "seed must be",
-        lambda: learned_masks(model, lists, lambdas=[-1.0]): "0 or more",
+        lambda: learned_masks(model, lists, lambdas=[-1.0]): r"from 0 to 1e\+09",
+        lambda: learned_masks(model, lists, lambdas=[1e20]): r"from 0 to 1e\+09",
         lambda: learned_masks(model, lists, lambdas="dear"): "lambdas must hold numbers",
         lambda: learned_masks(model, lists, lambdas=[[1.0], [1.0, 2.0]]): "rows of different lengths",
         lambda: learned_masks(model, lists, learning_rate=np.nan): "learning_rate must hold finite numbers",

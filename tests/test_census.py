@@ -86,6 +86,16 @@ def test_a_model_is_examined():
         assert accuracy == sorted(accuracy, reverse=True)
 
 
+def test_a_resampled_set_that_loses_just_the_tolerance_is_sufficient():
+    found = 0
+    for seed in range(6):
+        table = circuit_table(random_model(VARIANTS["two heads"]), LISTS, "resample", seed=seed)
+        values = census.resample(table, 40, seed)
+        np.testing.assert_array_equal(values, np.rint(50 * values) / 50)  # bit for bit, 25 lists of two
+        found += (values < values[:, -1:]).sum()
+    assert found
+
+
 def test_messages_are_drawn_anew():
     model = random_model(VARIANTS["plain"])
     (first, second) = census.examine(model, LISTS, ["resample"], n_resamples=0, n_draws=2)["resample"][
@@ -117,14 +127,14 @@ def order(reversed_by, right):
 
 
 def test_orders_are_summarised_by_hand():
-    found = census.summarize_order([order(0.2, 0.5), order(0.4, 0.1), order(1.0, 0.0)])
+    found = census.summarize_order([order(0.6, 0.5), order(0.8, 0.1), order(1.0, 0.0)])
     assert found["models"] == 3 and found["in_positions"] == 2  # the third's random vectors reverse half
-    assert found["exchange"]["positions"]["reversed"] == pytest.approx([0.2, 0.3, 0.4, 0.7, 1.0])
+    assert found["exchange"]["positions"]["reversed"] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
     assert found["exchange"]["positions"]["right"] == pytest.approx([0, 0.05, 0.1, 0.3, 0.5])
-    assert found["random_vectors"]["positions"]["reversed"] == pytest.approx([0.01, 0.015, 0.02, 0.26, 0.5])
+    assert found["random_vectors"]["positions"]["reversed"] == pytest.approx([0.03, 0.035, 0.04, 0.27, 0.5])
     assert found["intact"]["right"] == [1] * 5 and found["intact"]["length"] == [None] * 5
     assert found["exchange"]["positions"]["length"] == [2] * 5
-    assert found["same_digit_larger"] == pytest.approx([0.2, 0.3, 0.4, 0.7, 1.0])
+    assert found["same_digit_larger"] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
     (gap,) = found["accuracy_by_alpha_gap"]
     assert (gap["from"], gap["to"], gap["all_right"]) == (0, 1, [None] * 5)
     assert gap["lists_right"] == pytest.approx([0, 0.05, 0.1, 0.3, 0.5])
@@ -134,7 +144,7 @@ def test_orders_are_summarised_by_hand():
 
 def test_rows_that_do_not_fit_are_refused():
     other_edges = [{"zero": row([[0]])}, {"zero": row([[0]], (), (0.5,))}]
-    for rows in ([], [{"zero": row([[0]])}, {"mean": row([[0]])}], other_edges):
+    for rows in ([], None, [{}], {}, [{"zero": row([[0]])}, {"mean": row([[0]])}], other_edges):
         with pytest.raises(UserError, match="the same meanings of a cut and as many edges"):
             census.summarize(rows)
 
@@ -143,3 +153,7 @@ def test_rows_that_do_not_fit_are_refused():
 def test_numbers_of_draws_are_whole(wrong):
     with pytest.raises(UserError, match="a whole number from 0 on"):
         census.examine(random_model(VARIANTS["plain"]), LISTS, ["zero"], **wrong)
+    with pytest.raises(UserError, match="one meaning of a cut at least"):
+        census.examine(random_model(VARIANTS["plain"]), LISTS, [])
+    with pytest.raises(UserError, match="must be a CircuitTable"):
+        census.resample(None, 3, 0)

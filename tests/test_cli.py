@@ -358,6 +358,11 @@ def test_a_census_goes_on_and_is_of_one_kind_of_question(orderscale, place):
     assert (code, err) == (0, "") and files.read_note(file) == said
     code, out, err = orderscale(*options, "--models=2", "--tolerance=0.1", code=small)
     assert code == 1 and "was made with" in err and err.count("\n") == 1
+    for older in ({"format": 1}, {"format": None}):
+        files.write_note(file, said | older)
+        code, out, err = orderscale(*options, "--models=2", code=small)
+        assert code == 1 and "written by another version" in err and err.count("\n") == 1
+    files.write_note(file, said)
     text = file.read_text().replace('"resamples": 2', '"resamples": 3')
     file.write_text(text)
     code, out, err = orderscale(*options, "--models=2", code=small)

@@ -238,6 +238,15 @@ def test_the_rule_ends_where_it_says(name, beyond):
     assert is_in_positions(effects()) and not is_in_positions(effects(**{name: beyond}))
 
 
+def test_where_nothing_is_reversed_there_is_nothing_to_explain():
+    names = ("reversed_list", "positions", "positions_of_reversed", "embeddings", "embeddings_of_reversed")
+    nothing = dict.fromkeys((*names, "random", "other_digits", "other_positions"), 0.0)
+    assert not is_in_positions(effects(**nothing))
+    low = nothing | dict.fromkeys(names[:3], 0.49)
+    assert not is_in_positions(effects(**low))
+    assert is_in_positions(effects(**low | {"reversed_list": 0.5}))
+
+
 def test_random_directions_differ_from_list_to_list(seen, found):
     # the mean of directions that are the same for all lists would be as long as one of them
     differ, alpha, P = _parts(seen)
@@ -276,6 +285,10 @@ def test_other_models_are_refused(config):
 def test_equal_digits_have_no_order():
     with pytest.raises(UserError, match="two different digits"):
         what_carries_order(observe(random_model(VARIANTS["plain"]), np.zeros((3, 2), np.int32)))
+    seen = observe(random_model(VARIANTS["plain"]), np.array([[0, 1]], np.int32))
+    for seed in (-1, 1.5, None, 2**40):
+        with pytest.raises(UserError, match="seed must be a whole number"):
+            what_carries_order(seen, seed=seed)
     with pytest.raises(UserError, match="Observation"):
         what_carries_order(random_model(VARIANTS["plain"]))
 

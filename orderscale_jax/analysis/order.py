@@ -19,6 +19,7 @@ from scipy.special import expit
 
 from orderscale_jax.analysis.circuit import why_no_equations
 from orderscale_jax.analysis.observation import Observation, Outcome, intervene, observe
+from orderscale_jax.circuits.checks import check_seed
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.files import plain
 from orderscale_jax.formatting import columns, number, percent
@@ -154,10 +155,10 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
       seed: of the controls.
 
     Raises:
-      UserError: the model is of another kind, or no list has two different digits.
+      UserError: the model is of another kind, no list has two different digits, or the seed is none.
     """
     check_kind("observation", observation, Observation)
-    model, lists = observation.model, observation.lists
+    model, lists, seed = observation.model, observation.lists, check_seed(seed)
     if reason := why_no_equations(model.config):
         raise UserError(reason)
     differ = lists[:, 0] != lists[:, 1]
@@ -237,16 +238,18 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
 def is_in_positions(order: Mapping[str, Any]) -> bool:
     """Whether the weights of P_1 and P_2 reverse a list, by what `tabulate_order` gives; a rule chosen here.
 
-    Changed alone, exchanged as well as set to those of the reversed list, they must reverse both outputs in
-    at least two thirds as many lists as SEP of the reversed list. The digits' weights changed alone, in both
-    ways, and vectors as long as the exchange in random directions, those of other digits and of other
-    positions may do so in a tenth as many at most.
+    SEP of the reversed list must reverse at least half of the lists; otherwise there is nothing to explain.
+    P_1 and P_2 changed alone, exchanged as well as weighted as in the reversed list, must reverse both
+    outputs in at least two thirds as many lists. The digits' weights changed alone, in both ways, and vectors
+    as long as the exchange in random directions, those of other digits and of other positions may do so in a
+    tenth as many at most.
     """
     share = {name: effect["reversed"] for name, effect in order["exchange"].items()}
     positions = min(share["positions"], share["positions_of_reversed"])
     names = ("embeddings", "embeddings_of_reversed", "other_digits", "other_positions")
     others = max(order["random_vectors"]["positions"]["reversed"], *(share[name] for name in names))
-    return positions >= share["reversed_list"] * 2 / 3 and others <= share["reversed_list"] / 10
+    most = share["reversed_list"]
+    return most >= 0.5 and positions >= most * 2 / 3 and others <= most / 10
 
 
 def random_units(n: int, n_lists: int, d_model: int, seed: int) -> np.ndarray:

@@ -35,6 +35,7 @@ from orderscale_jax.options import is_float32, shown
 METRICS = ("logit_difference", "loss", "kl")
 CHUNK = 1024  # lists whose gradients are alive at once
 LAMBDAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # what an edge costs, in units of the metric
+DEAREST = 1e9  # lambda whose square Adam can still take the mean of
 UNIFORM = 0.25  # of the weights that masks are learned from, the share between 0 and 1
 START = 1.0  # log-odds of keeping an edge before anything is learned
 
@@ -190,8 +191,8 @@ def learned_masks(
     if rate.ndim or rate <= 0 or not is_float32(rate):
         raise UserError(f"learning_rate must be a number above 0; got {shown(learning_rate)}")
     lambdas = real_numbers("lambdas", lambdas)
-    if lambdas.ndim != 1 or not len(lambdas) or not (lambdas >= 0).all():
-        raise UserError(f"lambdas are numbers, 0 or more, one at least; got {lambdas.tolist()}")
+    if lambdas.ndim != 1 or not len(lambdas) or not ((lambdas >= 0) & (lambdas <= DEAREST)).all():
+        raise UserError(f"lambdas are numbers from 0 to {DEAREST:g}, one at least; got {lambdas.tolist()}")
     replaced = replacements(model, lists, mode, seed=seed)
     graphdef, params = nnx.split(model)
     settings = (metric, steps, n_groups, n_lists // n_groups, float(rate))
@@ -202,7 +203,7 @@ def learned_masks(
 
 def check_metric(metric: str):
     """UserError unless `metric` is one of METRICS."""
-    if metric not in METRICS:
+    if not isinstance(metric, str) or metric not in METRICS:
         raise UserError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
 
 

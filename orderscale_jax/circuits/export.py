@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from orderscale_jax.circuits.checks import real_numbers
 from orderscale_jax.circuits.scoring import check_scores
 from orderscale_jax.circuits.table import BETTER, CircuitTable, check_measure
 from orderscale_jax.errors import MissingPackage, UserError, check_kind
@@ -70,8 +71,8 @@ def to_mib_graph(table_or_graph: CircuitTable | Graph, scores, kept=None) -> dic
     check_kind("table_or_graph", graph, Graph)
     live = {edge: i for i, edge in enumerate(graph.live_edges)}
     scores = check_scores(scores, len(live))
-    kept = np.ones(len(live), bool) if kept is None else np.asarray(kept)
-    if kept.shape != (len(live),) or kept.dtype != bool:
+    kept = np.ones(len(live), bool) if kept is None else kept
+    if real_numbers("kept", kept).shape != (len(live),) or np.asarray(kept).dtype != bool:
         raise UserError(f"kept must be {len(live)} truth values, one for each live edge")
     stages = ["input", *(f"a{layer}" for layer in range(graph.n_layers))]
     nodes = {f"{stage}.{name}": {"in_graph": False} for stage in stages for name in graph.names}

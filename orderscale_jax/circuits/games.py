@@ -22,6 +22,7 @@ from orderscale_jax.formatting import columns, number
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.printing import Printable
 
+LARGEST = 1e100  # worth of a set, either sign
 ROUNDING = 1e-9  # a set that loses just the tolerance is sufficient, however it is rounded
 
 
@@ -148,8 +149,10 @@ def check_tolerance(tolerance: float, measure: str = "accuracy"):
 
 
 def as_game(values) -> np.ndarray:
-    """A game as a new float64 array [2^E]; UserError unless there is a finite number for each set."""
+    """A game as a new float64 array [2^E]; UserError unless there is a number up to 1e100 for each set."""
     found = real_numbers("a game", values)
+    if (np.abs(found) > LARGEST).any():  # sums of it are to be finite
+        raise UserError(f"a game must hold numbers up to {LARGEST:g}, and one is {np.abs(found).max():g}")
     if found.ndim != 1 or not len(found) or len(found) & (len(found) - 1):
         raise UserError(f"a game is an array with a value for each of 2^E sets, got {list(found.shape)}")
     return found
@@ -220,8 +223,12 @@ def pair_kinds(values: np.ndarray, tolerance: float) -> dict[str, int]:
     `or`: cutting both costs more than the two cuts alone together, by more than the tolerance: one edge
     stands in for the other. `and`: it costs less, by more than that: each is needed for what the other does.
     `additive`: neither, and cutting both costs more than the tolerance. `idle`: it costs no more.
+
+    Raises:
+      UserError: the game is none, or the tolerance is not a number, 0 or more.
     """
     values = as_game(values)
+    check_tolerance(tolerance, "a game")
     n_edges, full = count_edges(values), len(values) - 1
     kinds = dict.fromkeys(("and", "or", "additive", "idle"), 0)
     for i in range(n_edges):

@@ -133,7 +133,7 @@ def all_sets(n_edges: int) -> np.ndarray:
 
 def check_measure(measure: str):
     """UserError unless `measure` is one of MEASURES."""
-    if measure not in MEASURES:
+    if not isinstance(measure, str) or measure not in MEASURES:
         raise UserError(f"measure must be one of {', '.join(MEASURES)}; got {measure!r}")
 
 

@@ -32,6 +32,7 @@ from orderscale_jax.training import claim
 from orderscale_jax.training.workdir import train
 
 FILE = "census.json"
+FORMAT = 2  # of that file
 ORDER = (  # of each model
     "n_lists",
     "c",
@@ -91,11 +92,13 @@ def read(path: files.Place, options: dict) -> dict:
     """What an earlier call has left, or the beginning.
 
     Raises:
-      UserError: it is damaged, or was made with other options.
+      UserError: it is damaged, or was made with other options or by another version.
     """
     if not path.exists():
-        return {"options": options, "models": {}, "summary": {}}
+        return {"format": FORMAT, "options": options, "models": {}, "summary": {}}
     said = files.read_note(path)
+    if said.get("format") != FORMAT:
+        raise UserError(f"{path} was written by another version of this command: give another output")
     if said.get("options") != options:
         raise UserError(
             f"{path} was made with {said.get('options')}, and not with {options}: give another output"

@@ -42,7 +42,7 @@ def census_overview(said: Mapping[str, Any]) -> Figure:
       UserError: it holds no summary.
     """
     summary = said.get("summary") if isinstance(said, Mapping) else None
-    if not summary:
+    if not isinstance(summary, Mapping) or not summary:
         raise UserError("there is no census to draw: give what orderscale census wrote to census.json")
     with_order = [kind for kind, found in summary.items() if "order" in found]
     rows = 1 + bool(with_order)

@@ -38,7 +38,7 @@ def regret_curves(comparisons: Mapping[str, Comparison]) -> Figure:
     Raises:
       UserError: there is none, or they are of different measures.
     """
-    if not comparisons:
+    if not isinstance(comparisons, Mapping) or not comparisons:
         raise UserError("there is no comparison of rankings to draw")
     for comparison in comparisons.values():
         check_kind("comparison", comparison, Comparison)

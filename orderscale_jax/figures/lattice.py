@@ -32,7 +32,7 @@ def circuit_lattice(tables: Mapping[str, CircuitTable], *, tolerance: float = 0.
     Raises:
       UserError: there is no table, or one is not complete.
     """
-    if not tables:
+    if not isinstance(tables, Mapping) or not tables:
         raise UserError("there is no table of circuits to draw")
     for table in tables.values():
         check_kind("table", table, CircuitTable)

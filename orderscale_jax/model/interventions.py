@@ -114,7 +114,7 @@ def check_head(config: ModelConfig, head: int | None):
 
 def check_mode(mode: str):
     """UserError unless `mode` is one of CUTS."""
-    if mode not in CUTS:
+    if not isinstance(mode, str) or mode not in CUTS:
         raise UserError(f"mode must be one of {', '.join(CUTS)}; got {mode!r}")
 
 
