@@ -1,4 +1,4 @@
-"""Trains many models of each kind, compares circuits and what carries order.
+"""Compares circuits, and what carries order, in many trained models.
 
     orderscale census --output=census
 
