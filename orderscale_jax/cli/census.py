@@ -1,4 +1,4 @@
-"""Compares circuits, and what carries order, in many trained models.
+"""Compares circuits and what carries order in many trained models.
 
     orderscale census --output=census
 
