@@ -116,15 +116,6 @@ def test_each_exchange_gives_sep_the_weights_it_is_named_for(seen, found):
         assert effect.length == pytest.approx(moved, rel=1e-4), name
 
 
-def test_what_changes_in_sep_is_the_sum_of_its_two_parts(seen, found):
-    lengths = {name: effect.length for name, effect in found.exchange.items()}
-    differ, *_ = _parts(seen)
-    before, after = (_sep(seen.model, lists) for lists in (seen.lists, seen.lists[:, ::-1]))
-    moved = np.linalg.norm(after - before, axis=-1)[differ].mean()
-    parts = lengths["positions_of_reversed"], lengths["embeddings_of_reversed"]
-    assert abs(parts[0] - parts[1]) < moved < sum(parts)
-
-
 def test_weights_of_another_list_are_of_one_with_the_wanted_alpha_larger(seen, found):
     _, alpha, P = _parts(seen)
     first = alpha[:, 0] > alpha[:, 1]
@@ -289,6 +280,11 @@ def test_equal_digits_have_no_order():
     for seed in (-1, 1.5, None, 2**40):
         with pytest.raises(UserError, match="seed must be a whole number"):
             what_carries_order(seen, seed=seed)
+    for wrong in ({}, None, what_carries_order(seen), {"exchange": {}}):
+        with pytest.raises(UserError, match="must be what tabulate_order gives"):
+            is_in_positions(wrong)
+    with pytest.raises(UserError, match="must be an Order"):
+        tabulate_order(seen)
     with pytest.raises(UserError, match="Observation"):
         what_carries_order(random_model(VARIANTS["plain"]))
 

@@ -122,7 +122,7 @@ def observe(model: ListTransformer, lists: np.ndarray) -> Observation:
     lists = task.check_lists(lists, model.config.list_len, model.config.n_digits)
     if not len(lists):
         raise UserError("there is nothing to analyse: give at least one list")
-    if not all(np.isfinite(array).all() for array in jax.tree.leaves(nnx.state(model, nnx.Param))):
+    if not model.is_finite():
         raise UserError("this model cannot be analysed: some of its weights are not finite numbers")
     seen = _in_chunks(model, lists, lambda indices: None)
     return Observation(

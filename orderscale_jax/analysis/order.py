@@ -143,7 +143,7 @@ class Order(Printable):
         nothing = [None] * len(self.gap_lists)
         every = (nothing, nothing) if self.all_lists is None else (self.all_lists, self.all_accuracy)
         names = ("from", "to", "lists", "lists_right", "all", "all_right")
-        bins = zip(self.gaps, self.gaps[1:], self.gap_lists, self.gap_accuracy, *every, strict=False)
+        bins = zip(self.gaps[:-1], self.gaps[1:], self.gap_lists, self.gap_accuracy, *every, strict=True)
         return [dict(zip(names, row, strict=True)) for row in bins]
 
 
@@ -201,11 +201,11 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
     donor = patch(model, lists[:, ::-1], layer=1, position="SEP")
     replaced = intervene(observation, residuals=donor.residuals, residuals_at=donor.residuals_at)
     vectors = {name: change(*given) for name, given in weights.items()}
-    towards = np.sign(alpha[:, 1:] - alpha[:, :1])  # the weights of the reversed list, along P_1 - P_2
+    sign = np.sign(alpha[:, 1:] - alpha[:, :1])  # of P_1 - P_2, towards the weights of the reversed list
     above, sep = (lists + 1) % model.config.n_digits, observation.graph.sep
     vectors["other_digits"] = as_long_as(vectors["positions"], _units(E[above[:, 0]] - E[above[:, 1]]))
-    vectors["other_positions"] = as_long_as(vectors["positions"], towards * _units(P[sep] - P[sep + 1]))
-    towards = towards * (P[0] - P[1])
+    vectors["other_positions"] = as_long_as(vectors["positions"], sign * _units(P[sep] - P[sep + 1]))
+    towards = sign * (P[0] - P[1])
     g, c = digit_scores(model)
     gap_lists, gap_accuracy = _by_gap(observation)
     all_lists, all_accuracy = None, None
@@ -244,12 +244,26 @@ def is_in_positions(order: Mapping[str, Any]) -> bool:
     as long as the exchange in random directions, those of other digits and of other positions may do so in a
     tenth as many at most.
     """
-    share = {name: effect["reversed"] for name, effect in order["exchange"].items()}
-    positions = min(share["positions"], share["positions_of_reversed"])
-    names = ("embeddings", "embeddings_of_reversed", "other_digits", "other_positions")
-    others = max(order["random_vectors"]["positions"]["reversed"], *(share[name] for name in names))
-    most = share["reversed_list"]
-    return most >= 0.5 and positions >= most * 2 / 3 and others <= most / 10
+    positions, others, reference = reversed_by(order)
+    return reference >= 0.5 and positions >= reference * 2 / 3 and others <= reference / 10
+
+
+def reversed_by(order: Mapping[str, Any]) -> tuple[float, float, float]:
+    """What `is_in_positions` weighs, each as the fraction of lists with both outputs reversed.
+
+    The least of the two changes of P_1 and P_2, the most of everything else, and SEP of the reversed list.
+
+    Raises:
+      UserError: `order` is not what `tabulate_order` gives.
+    """
+    try:
+        share = {name: effect["reversed"] for name, effect in order["exchange"].items()}
+        random = order["random_vectors"]["positions"]["reversed"]
+        positions = min(share["positions"], share["positions_of_reversed"])
+        names = ("embeddings", "embeddings_of_reversed", "other_digits", "other_positions")
+        return positions, max(random, *(share[name] for name in names)), share["reversed_list"]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError("order must be what tabulate_order gives") from None
 
 
 def random_units(n: int, n_lists: int, d_model: int, seed: int) -> np.ndarray:
@@ -274,6 +288,7 @@ def digit_scores(model) -> tuple[np.ndarray, float]:
 
 def tabulate_order(found: Order) -> dict[str, Any]:
     """`order` of `results.json`."""
+    check_kind("found", found, Order)
     return plain(
         {
             "n_lists": found.n_lists,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numbers
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.graph import Graph
@@ -56,7 +54,7 @@ def check_task(model: ListTransformer, lists) -> np.ndarray:
     lists = np.asarray(model.config.check_lists(lists))
     if not len(lists):
         raise UserError("circuits are tried on lists: give at least one")
-    if not all(np.isfinite(array).all() for array in jax.tree.leaves(nnx.state(model, nnx.Param))):
+    if not model.is_finite():
         raise UserError("this model has no circuits: some of its weights are not finite numbers")
     return lists
 

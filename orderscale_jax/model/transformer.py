@@ -69,6 +69,10 @@ class ListTransformer(nnx.Module):
         logits = jnp.broadcast_to(self.logits(outputs), (*lists.shape, self.config.d_vocab))
         return (logits, run.trace()) if trace else logits
 
+    def is_finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        return all(np.isfinite(array).all() for array in jax.tree.leaves(nnx.state(self, nnx.Param)))
+
     def layers(self, stations, run: Pass, *, first: int = 0, last: int | None = None):
         """Stations carried into layer `first`, taken through layers `first` … `last` - 1.
 

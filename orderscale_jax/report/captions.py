@@ -233,8 +233,8 @@ def order(results: Results) -> list[str]:
         f"{share['reversed_list']}. Exchanging α₁ and α₂ does so in {share['alphas']}, a random vector as "
         "long as the change of the positions' weights in "
         f"{percent(found['random_vectors']['positions_of_reversed']['reversed'])}. With P₁ and P₂ weighted "
-        f"equally {right['even_positions']} stay right, with E[d1] and E[d2] {right['even_embeddings']}; "
-        f"{percent(found['intact']['right'])} are right as it is."
+        f"equally {right['even_positions']} are right, with E[d1] and E[d2] {right['even_embeddings']}; "
+        f"{percent(found['intact']['right'])} are right with nothing changed."
     )
     same = found["same_digit_larger"]
     second = (

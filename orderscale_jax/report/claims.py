@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from orderscale_jax.analysis.order import is_in_positions
+from orderscale_jax.analysis.order import is_in_positions, reversed_by
 from orderscale_jax.formatting import NONE, count, edge_label, enumerate_words, number, percent, points
 from orderscale_jax.graph import Edge, Graph
 from orderscale_jax.model import MODES
@@ -318,21 +318,14 @@ def _swap(results):
 
 def _positions(results):
     order = results.get("order")
-    if order is None or "other_positions" not in order["exchange"]:
+    if order is None or "random_vectors" not in order:
         raise _NotMeasured("order")
-    share = {name: effect["reversed"] for name, effect in order["exchange"].items()}
-    names = ("positions_of_reversed", "positions", "embeddings_of_reversed", "embeddings")
-    positions, exchanged, digits, also = (share[name] for name in names)
-    random = max(
-        order["random_vectors"]["positions"]["reversed"], share["other_digits"], share["other_positions"]
-    )
+    positions, others, reference = reversed_by(order)
     text = (
-        f"P₁, P₂ as in the reversed list {percent(positions)}, exchanged {percent(exchanged)}; E[d1], E[d2] "
-        f"{percent(digits)}, {percent(also)}; other vectors {percent(random)}; all of SEP "
-        f"{percent(share['reversed_list'])}"
+        f"{percent(positions)} or more (all of the reversed list's SEP {percent(reference)}, other changes "
+        f"{percent(others)} or less)"
     )
-    better = min(positions, exchanged) > max(digits, also, random)
-    return text, _verdict(is_in_positions(order), better)
+    return text, _verdict(is_in_positions(order), positions > others)
 
 
 def _same_digit(results):
