@@ -164,10 +164,13 @@ def summarize_order(orders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       models `analysis.order.is_in_positions` is true.
 
     Raises:
-      UserError: there is no model.
+      UserError: there is no model, or something else is given.
     """
     if not orders:
         raise UserError("what carries order is summarised over one model at least")
+    needed = {"intact", "exchange", "random_vectors", "same_digit_larger", "accuracy_by_alpha_gap"}
+    if not all(isinstance(order, Mapping) and needed <= order.keys() for order in orders):
+        raise UserError("what carries order is summarised from what tabulate_order gives of each model")
 
     def effects(of_models: Sequence[Mapping[str, Any]]):
         fields = ("reversed", "right", "repeated", "length")

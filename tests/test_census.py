@@ -140,6 +140,9 @@ def test_orders_are_summarised_by_hand():
     assert gap["lists_right"] == pytest.approx([0, 0.05, 0.1, 0.3, 0.5])
     with pytest.raises(UserError, match="one model at least"):
         census.summarize_order([])
+    for wrong in ([{}], [None], order(0.6, 0.5)):
+        with pytest.raises(UserError, match="what tabulate_order gives"):
+            census.summarize_order(wrong)
 
 
 def test_rows_that_do_not_fit_are_refused():
