@@ -10,12 +10,21 @@ from matplotlib.lines import Line2D
 
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.figures import style
-from orderscale_jax.figures.flow_layout import ARROW, LEAST_ATTENTION, STATIONS, Flow, Panel, line_width
+from orderscale_jax.figures.flow_layout import (
+    ARROW,
+    DASHES,
+    LEAST_ATTENTION,
+    STATIONS,
+    WRONG,
+    Flow,
+    Panel,
+    line_width,
+)
 from orderscale_jax.figures.labels import text_width
 from orderscale_jax.formatting import MODE_WORDS
 
 # Lengths in points.
-MARGIN, BETWEEN = 6.0, 18.0
+MARGIN, BETWEEN = 6.0, 14.0
 LINE = 10.0  # of legend and caption
 
 
@@ -24,11 +33,11 @@ def information_flow(*flows: Flow) -> Figure:
     """Nodes per position and layer, an arrow per critical edge, panels side by side.
 
     A node carries the arg-max of the logit lens there. An arrow's width grows with attention, its
-    label is the change of accuracy in percentage points when the edge is cut. Columns widen until
-    no label overlaps another or a node; labels that still find no room are left off and counted in
-    the caption.
+    label is the change of accuracy in percentage points when the edge is cut. Redundant routes are dashed,
+    a letter for each, with the change when both are cut below the panel. Columns widen until no label
+    overlaps another or a node; labels that still find no room are left off and counted in the caption.
 
-    Source: paper, Figure 1.
+    Source: paper, Figure 1, which has no redundant routes.
     """
     if not flows:
         raise UserError("information_flow needs at least one Flow")
@@ -39,7 +48,8 @@ def information_flow(*flows: Flow) -> Figure:
         sum(panel.width for panel in panels) + BETWEEN * (len(panels) - 1) + 2 * MARGIN,
         style.COLUMN * style.POINTS,
     )
-    legend_rows, legend_columns = _legend_shape(width - 2 * MARGIN)
+    handles = _legend_handles(panels)
+    legend_rows, legend_columns = _legend_shape(handles, width - 2 * MARGIN)
     caption = textwrap.wrap(_caption(panels), width=int((width - 2 * MARGIN) / 3.7))
     bottom = MARGIN + LINE * len(caption) + (LINE + 3) * legend_rows + 8
     height = bottom + max(panel.height for panel in panels) + MARGIN
@@ -59,7 +69,7 @@ def information_flow(*flows: Flow) -> Figure:
         MARGIN, MARGIN, "\n".join(caption), color=style.GREY, va="bottom", gid="caption", linespacing=1.2
     )
     axes.legend(
-        handles=_legend_handles(),
+        handles=handles,
         ncols=legend_columns,
         loc="lower center",
         bbox_to_anchor=(width / 2, MARGIN + LINE * len(caption) + 3),
@@ -73,9 +83,9 @@ def information_flow(*flows: Flow) -> Figure:
     return figure
 
 
-def _legend_shape(width: float) -> tuple[int, int]:
+def _legend_shape(handles: list[Line2D], width: float) -> tuple[int, int]:
     """Rows and columns, as many columns as fit; a legend fills column by column."""
-    entries = [text_width(handle.get_label(), style.SMALL) + 33 for handle in _legend_handles()]
+    entries = [text_width(handle.get_label(), style.SMALL) + 33 for handle in handles]
     for columns in range(len(entries), 1, -1):
         groups = np.array_split(entries, columns)
         if sum(max(group) for group in groups) < width:
@@ -83,7 +93,7 @@ def _legend_shape(width: float) -> tuple[int, int]:
     return len(groups[0]), columns
 
 
-def _legend_handles() -> list[Line2D]:
+def _legend_handles(panels: list[Panel]) -> list[Line2D]:
     nodes = [
         Line2D([], [], marker="o", ls="", ms=7, mfc="white", mec=colour, mew=1.4, label=name)
         for name, colour in STATIONS.items()
@@ -91,28 +101,39 @@ def _legend_handles() -> list[Line2D]:
     residual = Line2D([], [], ls=(0, (1, 2)), lw=0.8, color=style.GREY, label="residual stream")
     attention = [
         Line2D([], [], lw=line_width(weight), color=ARROW, label=f"attention {weight:g}")
-        for weight in (0.1, 0.5, 1.0)
+        for weight in (0.1, 1.0)
     ]
-    return [*nodes, residual, *attention]
+    redundant = Line2D([], [], lw=line_width(0.5), ls=DASHES, color=ARROW, label="redundant route")
+    return [*nodes, residual, *attention, *[redundant] * any(panel.flow.dashed for panel in panels)]
 
 
 def _caption(panels: list[Panel]) -> str:
-    """What the arrows are, in one or two sentences that hold for these panels."""
-    ablations = [panel.flow.ablation for panel in panels]
+    """What nodes and arrows are, in a few sentences that hold for these panels."""
+    flows = [panel.flow for panel in panels]
+    ablations = [flow.ablation for flow in flows]
     modes = " / ".join(dict.fromkeys(MODE_WORDS[a.mode] for a in ablations))
     tolerances = " / ".join(dict.fromkeys(f"{100 * a.tolerance:g}" for a in ablations))
-    sources = " / ".join(dict.fromkeys(panel.flow.patterns_of for panel in panels))
+    sources = " / ".join(dict.fromkeys(flow.patterns_of for flow in flows))
+    dashed = any(flow.dashed for flow in flows)
     text = (
-        f"Nodes: logit lens. Arrows: edges whose cut ({modes}) lowers accuracy by over {tolerances} "
-        f"point{'' if tolerances == '1' else 's'}, with attention above {LEAST_ATTENTION} ({sources}). "
-        "Numbers: change of accuracy in percentage points."
+        "In a node: logit lens, what the model would answer if it stopped there (arg-max of residual @ W_U); "
+        f"only outputs in the last column are trained to answer. {'Solid arrows' if dashed else 'Arrows'}: "
+        f"edges whose cut alone ({modes}) lowers accuracy by over {tolerances} "
+        f"point{'' if tolerances == '1' else 's'}; numbers: the change in percentage points. "
     )
+    if dashed:
+        text += "Dashed: no cut alone does, but one in each route. "
+    text += f"Shown is attention above {LEAST_ATTENTION} ({sources})."
+    if left_off := sum(len(flow.alternatives) - len(flow.shown_alternatives) for flow in flows):
+        text += f" {left_off} more pair{' of routes is' if left_off == 1 else 's of routes are'} not drawn."
+    if any(WRONG in label for flow in flows for label in flow.row_labels):
+        text += f" {WRONG}: a wrong answer."
     heads = {a.head for a in ablations}
     if heads != {None}:
         text += " Cut in head " + " / ".join(str(head) for head in sorted(heads, key=str)) + " only."
-    elif any(np.shape(panel.flow.patterns)[1] > 1 for panel in panels):
+    elif any(np.shape(flow.patterns)[1] > 1 for flow in flows):
         text += " Of several heads the largest attention is shown; the cut is in all."
-    if not any(panel.arrows for panel in panels):
+    if not any(flow.arrows for flow in flows):
         text += " There is no such edge."
     missing = sum(len(panel.arrows) - len(panel.labels) for panel in panels)
     if missing:

@@ -19,28 +19,34 @@ BOTH_WRONG = {"edgecolors": style.INK, "facecolors": "none", "marker": "s", "s":
 
 
 @style.styled
-def sep_attention_scores(sep: SepAttention) -> Figure:
+def sep_attention_scores(sep: SepAttention, published: SepAttention | None = None) -> Figure:
     """SEP's scores of two digits before the softmax, right lists against wrong ones.
 
     On the dashed diagonal both digits get the same attention. A panel per pair of digits and head; the grey
-    text gives the mean gap |score_i - score_j| of right and of wrong lists, where there is room for it.
+    text gives the mean gap |score_i - score_j| of right and of wrong lists, where there is room for it. With
+    the published checkpoint's, those are on the left and ours on the right, on the same scales.
 
     Raises:
-      UserError: the lists have one digit only.
+      UserError: the lists have one digit only, or two models are given and one has longer lists or several
+        heads.
 
     Source: paper, section 4 and its figure of SEP attention.
     """
     check_kind("sep", sep, SepAttention)
     _need_pairs(len(sep.pairs))
     n_heads = sep.scores.shape[1]
-    panels = [(pair, head) for head in range(n_heads) for pair in range(len(sep.pairs))]
+    panels = [(sep, pair, head) for head in range(n_heads) for pair in range(len(sep.pairs))]
+    if published is not None:
+        check_kind("published", published, SepAttention)
+        if any(of.scores.shape[1:] != (1, 2) for of in (published, sep)):
+            raise UserError("SEP's attention is compared between models of one head and lists of two digits")
+        panels = [(published, 0, 0), (sep, 0, 0)]
     figure, grid, roomy = _panels(len(panels))
-    wrong = ~sep.correct
-    for axes, (pair, head) in zip(grid, panels, strict=True):
-        i, j = sep.pairs[pair]
-        x, y = sep.scores[:, head, i], sep.scores[:, head, j]
-        axes.scatter(x[~wrong], y[~wrong], **RIGHT, rasterized=True)
-        axes.scatter(x[wrong], y[wrong], **WRONG, rasterized=True)
+    for axes, (of, pair, head) in zip(grid, panels, strict=True):
+        i, j = of.pairs[pair]
+        x, y = of.scores[:, head, i], of.scores[:, head, j]
+        axes.scatter(x[of.correct], y[of.correct], **RIGHT, rasterized=True)
+        axes.scatter(x[~of.correct], y[~of.correct], **WRONG, rasterized=True)
         axes.axline((float(x.mean()), float(x.mean())), slope=1, color=style.GREY, lw=0.8, ls=(0, (3, 2)))
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
         air = 0.04 * (high - low) or 1.0
@@ -49,18 +55,34 @@ def sep_attention_scores(sep: SepAttention) -> Figure:
         if roomy:
             axes.set_xlabel(f"score of d{i + 1}{in_head}")
             axes.set_ylabel(f"score of d{j + 1}")
-            gaps = (sep.gap_correct[pair, head], sep.gap_incorrect[pair, head])
+            gaps = (of.gap_correct[pair, head], of.gap_incorrect[pair, head])
             right_gap, wrong_gap = ("none" if np.isnan(gap) else f"{gap:.2f}" for gap in gaps)
             note = f"gap {right_gap} right, {wrong_gap} wrong"
+            if published is not None:
+                n_right, n_wrong = of.correct.sum(), (~of.correct).sum()
+                note = f"{n_right:,} right, gap {right_gap}; {n_wrong:,} wrong, gap {wrong_gap}"
             axes.text(0, 1.02, note, transform=axes.transAxes, color=style.GREY, va="bottom")
         else:
             axes.set_title(f"d{i + 1}, d{j + 1}{in_head}", size=style.SMALL, pad=2)
             axes.set(xticks=[], yticks=[])
+    if published is not None:
+        _same_limits(grid)
+        for axes, name in zip(grid, style.SIDES, strict=True):
+            axes.set_title(name, weight="bold", pad=15)
     if not roomy:
         figure.suptitle("across: score of the first digit; up: score of the second", size=style.SMALL)
-    right = (f"list right ({int((~wrong).sum()):,})", RIGHT)
-    _legend(figure, right, (f"list wrong ({int(wrong.sum()):,})", WRONG))
+    entries = {"list right": (sep.correct, RIGHT), "list wrong": (~sep.correct, WRONG)}
+    counted = {name: f" ({mask.sum():,})" * (published is None) for name, (mask, _) in entries.items()}
+    _legend(figure, *((name + counted[name], look) for name, (_, look) in entries.items()))
     return figure
+
+
+def _same_limits(panels) -> None:
+    """The widest limits of all panels for all of them."""
+    for of in ("xlim", "ylim"):
+        ends = np.array([getattr(axes, f"get_{of}")() for axes in panels])
+        for axes in panels:
+            axes.set(**{of: (ends[:, 0].min(), ends[:, 1].max())})
 
 
 @style.styled

@@ -19,6 +19,7 @@ from orderscale_jax.errors import UserError, check_kind
 
 COLUMN, PAGE = 3.4, 7.0  # inches
 POINTS = 72  # per inch
+SIDES = "published checkpoint", "this model"  # of pictures that compare the two
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # by format: nothing that changes
 SMALL, NORMAL = 7.0, 8.0  # font sizes in points at the final size
 

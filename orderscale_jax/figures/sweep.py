@@ -5,7 +5,9 @@ Every function takes the `Summary` objects of one sweep, which name their cells 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import collections
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,10 @@ DARK = 0.6  # share of the colour scale from which text is white
 ROW, LINE, CHARACTER = 0.2, 0.12, 0.055  # inches: a row, a line of a label, a character of it on average
 LONGEST = 70  # characters of a label's line
 JITTER = 0.28  # share of a row's half height
+FEW = 8  # cells that are named in full; of more, what they share is said once
+USUAL = 0.75  # share of the cells with a value from which it is said once, for all that do not say otherwise
+LEAST_ROWS = 3  # on average below a heading
+MOST_HEADED = 3  # fields in a heading
 
 
 @style.styled
@@ -89,18 +95,20 @@ def success_heatmap(summaries: Sequence[Summary], columns: str, color: str = "su
 def success_rates(summaries: Sequence[Summary]) -> Figure:
     """A line per cell: success rate (dot) with Wilson's 95 % interval, and the counts.
 
+    What many cells share is said once, above them or below the axis.
+
     Raises:
       UserError: there is no cell.
     """
     _check(summaries)
-    figure, axes = _rows(summaries)
-    for i, summary in enumerate(summaries):
+    name = f"share of runs at {summaries[0].threshold:g} or above, 95 % interval"
+    figure, axes, places = _rows(summaries, name)
+    for i, summary in zip(places, summaries, strict=True):
         low, high = summary.interval
         axes.plot([low, high], [i, i], color=style.BLUE, lw=1.4, solid_capstyle="butt", gid="interval")
         axes.plot(summary.rate, i, marker="o", ms=4, color=style.BLUE, ls="", gid="rate")
         _beside(axes, i, f"{summary.successes}/{summary.n_runs}")
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel(f"share of runs at {summaries[0].threshold:g} or above, 95 % interval")
     return figure
 
 
@@ -109,7 +117,8 @@ def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> F
     """A dot per run: its accuracy, or the step of its transition, one line per cell.
 
     Runs without a transition stand at the last step they trained, as open circles. Runs that diverged before
-    an accuracy was measured are counted beside their line.
+    an accuracy was measured are counted beside their line. What many cells share is said once, above them or
+    below the axis.
 
     Raises:
       UserError: there is no cell, or another outcome than `accuracy` or `transition`.
@@ -117,8 +126,12 @@ def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> F
     _check(summaries)
     if outcome not in ("accuracy", "transition"):
         raise UserError(f"a strip shows 'accuracy' or 'transition', got {outcome!r}")
-    figure, axes = _rows(summaries)
-    for i, summary in enumerate(summaries):
+    names = {
+        "accuracy": f"accuracy of every run (dotted: {summaries[0].threshold:g})",
+        "transition": f"first step above {TRANSITION_ACCURACY:g} (open: none until then)",
+    }
+    figure, axes, places = _rows(summaries, names[outcome])
+    for i, summary in zip(places, summaries, strict=True):
         offsets = i + JITTER * _spread(summary.n_runs)
         look = {"ls": "", "marker": "o", "ms": 3, "alpha": 0.75, "mew": 0.7}
         if outcome == "accuracy":
@@ -134,29 +147,88 @@ def outcome_strips(summaries: Sequence[Summary], outcome: str = "accuracy") -> F
     if outcome == "accuracy":
         axes.set_xlim(-0.02, 1.02)
         axes.axvline(summaries[0].threshold, color=style.GREY, lw=0.6, ls=(0, (1, 2)), zorder=0)
-        axes.set_xlabel(f"accuracy of every run (dotted: {summaries[0].threshold:g})")
     else:
         axes.set_xlim(left=0, right=1.04 * max(summary.steps.max() for summary in summaries))
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-        axes.set_xlabel(f"first step above {TRANSITION_ACCURACY:g} (open: none until then)")
     return figure
 
 
-def _rows(summaries: Sequence[Summary]):
-    """An empty figure with a labelled line per cell, the first on top."""
-    labels = [cells.words(summary.values) or "all runs" for summary in summaries]
-    labels, width, height = _fitted(labels)
-    size = max(style.COLUMN, 2.6 + width), 0.6 + height * len(summaries)
+def _rows(summaries: Sequence[Summary], name: str):
+    """An empty figure with a labelled line per cell, the first on top, and the heights of the lines.
+
+    `name` is that of the horizontal axis; below it stands what all cells share.
+    """
+    headings, labels, shared = _said_once([summary.values for summary in summaries])
+    labels, width, height = _fitted([label or "all runs" for label in labels])
+    places = [i + sum(at <= i for at in headings) for i in range(len(labels))]
+    lines = places[-1] + 1
+    size = max(style.COLUMN, 2.6 + width), 0.6 + height * lines + LINE * bool(shared)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    axes.set_yticks(range(len(summaries)), labels)
-    axes.set_ylim(len(summaries) - 0.4, -0.6)
+    axes.set_yticks(places, labels)
+    axes.set_ylim(lines - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    for i in range(len(summaries)):
+    for i in places:
         axes.axhline(i, color=style.PALE, lw=0.4, zorder=0)
-    return figure, axes
+    for i, heading in headings.items():
+        at = {"transform": axes.get_yaxis_transform(), "va": "center", "gid": "heading"}
+        axes.text(0, places[i] - 0.9, heading, weight="bold", **at)
+    axes.set_xlabel(f"{name}\n{shared}" if shared else name)
+    return figure, axes, places
+
+
+def _said_once(cells_of: Sequence[dict[str, Any]]) -> tuple[dict[int, str], list[str], str]:
+    """Headings by the first cell below them, a label for each cell, and what holds unless one says otherwise.
+
+    Fields go into headings, which cells next to each other share, so that as little as possible is written.
+    """
+    names = [cells.words(values) for values in cells_of]
+    if len(names) <= FEW:
+        return {}, names, ""
+    counts = {field: collections.Counter(of[field] for of in cells_of) for field in cells_of[0]}
+    most = {field: count.most_common(1)[0] for field, count in counts.items()}
+    usual = {
+        field: value
+        for field, (value, n) in most.items()
+        if n >= USUAL * len(names) and not _would_be_silent(field, value, counts[field])
+    }
+    rest = [field for field in counts if field not in usual]
+
+    def written(headed: Sequence[str]) -> tuple[dict[int, str], list[str]]:
+        above = [cells.words({field: of[field] for field in headed}) for of in cells_of]
+        labels = [
+            cells.words(
+                {field: of[field] for field in rest if field not in headed}
+                | {field: of[field] for field, value in usual.items() if of[field] != value}
+            )
+            for of in cells_of
+        ]
+        first = {i: x for i, x in enumerate(above) if headed and (i == 0 or x != above[i - 1])}
+        return first, labels
+
+    def length(headed: Sequence[str]) -> int:
+        headings, labels = written(headed)
+        return sum(map(len, (*headings.values(), *labels)))
+
+    fitting = [
+        headed
+        for n in range(min(MOST_HEADED, len(rest) - 1) + 1)
+        for headed in itertools.combinations(rest, n)
+        if LEAST_ROWS * len(written(headed)[0]) <= len(names)
+    ]
+    headings, labels = written(min(fitting, key=length, default=()))
+    always = {field: value for field, value in usual.items() if most[field][1] == len(names)}
+    mostly = {field: value for field, value in usual.items() if field not in always}
+    shared = {"all": always, "unless said otherwise": mostly}
+    return headings, labels, "; ".join(f"{of}: {cells.words(x)}" for of, x in shared.items() if x)
+
+
+def _would_be_silent(field: str, usual: Any, values: Collection[Any]) -> bool:
+    """Whether a cell with another value than the usual one would say nothing of it."""
+    quiet = cells.QUIET.get(field, usual)
+    return quiet != usual and quiet in values
 
 
 def _fitted(labels: Iterable[str]) -> tuple[list[str], float, float]:

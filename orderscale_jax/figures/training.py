@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from orderscale_jax.config import TRANSITION_ACCURACY
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.figures import style
+from orderscale_jax.figures.legends import legend_below
 
 MOST_NAMED = len(style.CYCLE)  # runs with a colour and a name of their own
 
@@ -56,9 +57,7 @@ def training_curves(*curves: Curve) -> Figure:
         raise UserError("training_curves needs at least one Curve")
     with_loss = all(curve.loss is not None for curve in curves)
     named = len(curves) <= MOST_NAMED
-    legend_rows = -(-len(curves) // 2) if named else 1
-    height = 1.7 + 0.9 * with_loss + 0.16 * legend_rows
-    figure = Figure(figsize=(style.COLUMN, height), layout="constrained")
+    figure = Figure(figsize=(style.COLUMN, 1.75 + 0.9 * with_loss), layout="constrained")
     ratios = [2, 1] if with_loss else [1]
     panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     for i, curve in enumerate(curves):
@@ -69,7 +68,8 @@ def training_curves(*curves: Curve) -> Figure:
         )
         at = curve.transition
         when = "no transition" if at is None else f"transition {int(curve.steps[at]):,}"
-        panels[0].plot(curve.steps, curve.accuracy, **look, label=f"{curve.label}: {when}")
+        name = f"{curve.label}: {when}" if curve.label else when
+        panels[0].plot(curve.steps, curve.accuracy, **look, label=name)
         if at is not None:
             dot = {"marker": "o", "ms": 4.5, "mfc": "white", "mec": look["color"], "mew": 1.1, "zorder": 3}
             panels[0].plot(curve.steps[at], curve.accuracy[at], ls="", gid="transition", **dot)
@@ -85,7 +85,7 @@ def training_curves(*curves: Curve) -> Figure:
         panels[1].set_ylabel("loss")
         figure.align_ylabels(panels)
     if named:
-        figure.legend(loc="outside lower center", ncols=min(2, len(curves)), columnspacing=1.2)
+        legend_below(figure, *panels[0].get_legend_handles_labels())
     else:
         broke = sum(curve.transition is not None for curve in curves)
         panels[0].set_title(f"{len(curves)} runs, {broke} with a transition (circles)")

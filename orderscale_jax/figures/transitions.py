@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence, Sized
 
@@ -13,12 +12,12 @@ from matplotlib.transforms import ScaledTranslation
 
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import cells, style
+from orderscale_jax.figures.legends import legend_below
 from orderscale_jax.training.sweep_results import Summary, wilson_interval
 
 MOST = 8  # curves that can be told apart
 MARKERS = "osD^vPX*"
 APART, BESIDE = 0.7, 3.5  # points between curves that run together, and between series at one dose
-LINE, LONGEST = 0.145, 52  # of a legend's lines: inches, characters
 AIR, CHARACTER = 0.02, 0.021  # between labels of an axis and of their characters, as shares of the axis
 
 
@@ -67,7 +66,9 @@ def survival_curves(groups: Mapping[str, Summary] | Sequence[Summary], *, log: b
     axes.set_xlim(start, (1.15 if log else 1.03) * max(curve.quantiles[-1] for curve in curves))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     axes.set(ylim=(-0.04, 1.04), xlabel="training step", ylabel="share of runs still stuck")
-    _legend(figure, axes, "how many broke through (tick: ended stuck, band: 95 %)")
+    legend_below(
+        figure, *axes.get_legend_handles_labels(), "how many broke through (tick: ended stuck, band: 95 %)"
+    )
     return figure
 
 
@@ -128,7 +129,7 @@ def dose_response(
     below.set(ylim=(0, top), ylabel="transition step\n(median, quartiles)", xlabel=xlabel)
     below.yaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     figure.align_ylabels()
-    _legend(figure, above)
+    legend_below(figure, *above.get_legend_handles_labels())
     return figure
 
 
@@ -186,16 +187,3 @@ def _dose_axis(panels, doses: np.ndarray, log: bool) -> float | None:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0}
             axes.text(between, 0, "//", transform=axes.get_xaxis_transform(), bbox=box, **gap)
     return zero
-
-
-def _legend(figure: Figure, axes, title: str = ""):
-    """A legend below, for which the figure grows; none for a single curve without a name."""
-    handles, labels = axes.get_legend_handles_labels()
-    if labels == [""] or not labels:
-        return
-    labels = [cells.wrap(label, LONGEST) for label in labels]
-    columns = 2 if len(labels) > 1 and max(map(len, labels)) <= LONGEST // 2 - 2 else 1
-    lines = sum(label.count("\n") + 1 for label in labels) / columns
-    figure.set_figheight(figure.get_figheight() + LINE * (math.ceil(lines) + bool(title)))
-    look = {"loc": "outside lower center", "alignment": "left", "title_fontsize": style.SMALL}
-    figure.legend(handles, labels, ncols=columns, columnspacing=1.2, title=title or None, **look)
