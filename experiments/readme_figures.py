@@ -1,0 +1,44 @@
+"""Draws the pictures of the README from the shipped models and from experiments/results.
+
+    python -m experiments.readme_figures --output=docs
+
+Written are information_flow.png, census.png and batch_recipe.png. Half a minute.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from orderscale_jax import figures, files, load_pretrained, make_split, report
+from orderscale_jax.analysis import study_model
+from orderscale_jax.cli import app, arguments
+from orderscale_jax.config import TRANSITION_ACCURACY, task_config
+from orderscale_jax.training.sweep_results import summarize
+from orderscale_jax.training.sweep_rows import read_results
+
+OUTPUT = arguments.define("output", "path", "docs", "the directory for the figures.")
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main():
+    output = Path(OUTPUT.value)
+    runs = read_results(RESULTS / "batch_recipe_small.csv")
+    drawn = {
+        "information_flow": figures.information_flow(*(flow(name) for name in ("two_layer", "three_layer"))),
+        "census": figures.census_overview(files.read_json(RESULTS / "census.json")),
+        "batch_recipe": figures.outcome_strips(summarize(runs, threshold=TRANSITION_ACCURACY), "transition"),
+    }
+    for name, figure in drawn.items():
+        figures.save(figure, output / name, formats=("png",))
+
+
+def flow(name: str) -> figures.Flow:
+    """The information flow of a shipped model on the validation lists of its task."""
+    model, config = load_pretrained(name)
+    return report.flow(study_model(model, make_split(task_config(config)).validation))
+
+
+if __name__ == "__main__":
+    app.guard(lambda: app.run(sys.modules[__name__], ["python -m experiments.readme_figures", *sys.argv[1:]]))
