@@ -2,13 +2,18 @@
 
 import dataclasses
 import itertools
+import json
+import os
 import pathlib
+from unittest.mock import MagicMock
 
+import matplotlib.font_manager
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from experiments.published_figures import measure
 from orderscale_jax import figures
 from orderscale_jax.analysis import (
     AttentionStatistics,
@@ -20,10 +25,22 @@ from orderscale_jax.analysis import (
     SepAttention,
 )
 from orderscale_jax.analysis.order import EXCHANGES
+from orderscale_jax.convert import from_torch, read_arrays
 from orderscale_jax.errors import UserError
+from orderscale_jax.figures.circuit import BINS
+from orderscale_jax.figures.flow_layout import WRONG
 from orderscale_jax.formatting import signed
 from orderscale_jax.graph import Edge, Graph
+from orderscale_jax.report import captions, write
 from orderscale_jax.training.sweep_results import Summary, wilson_interval
+
+REPORT = pathlib.Path(write.__file__).parent
+REFERENCE = pathlib.Path(
+    os.environ.get("ORDERSCALE_REFERENCE") or pathlib.Path(__file__).parents[2] / "shared" / "reference"
+)
+SAID, MEASURED = (
+    json.loads((REPORT / f"published_{name}.json").read_text("utf-8")) for name in ("checkpoints", "figures")
+)
 
 
 def make_flow(list_len, n_layers, *, n_heads=1, share_critical=1.0, head=None, **kwargs):
@@ -91,7 +108,8 @@ def test_everything_stays_on_the_page():
 
 
 def test_panels_side_by_side_do_not_overlap_and_fit_a_page():
-    figure = figures.information_flow(make_flow(2, 2, example=(80, 52)), make_flow(2, 3, example=(80, 52)))
+    right = {"example": (80, 52), "outputs": (80, 52)}
+    figure = figures.information_flow(make_flow(2, 2, **right), make_flow(2, 3, **right))
     assert overlapping(figure) == []
     assert figure.get_figwidth() <= 7.2
 
@@ -138,12 +156,146 @@ def test_labels_without_room_are_left_off_and_counted(monkeypatch):
     figure = figures.information_flow(flow)
     assert overlapping(figure) == []
     missing = len(flow.arrows) - len(texts(figure, "label"))
-    assert missing > 0 and f"{missing} numbers are left off" in texts(figure, "caption")[0].get_text()
+    assert missing > 0 and f"{missing} numbers are left off" in caption_of(figure)
+
+
+def caption_of(figure):
+    return " ".join(texts(figure, "caption")[0].get_text().split())
 
 
 def test_an_example_of_another_length_is_refused():
     with pytest.raises(ValueError, match="example must be a list of 2 digits, got 3"):
         make_flow(2, 2, example=(1, 2, 3))
+    with pytest.raises(ValueError, match="outputs must be 2 tokens, got 1"):
+        make_flow(2, 2, example=(1, 2), outputs=(1,))
+
+
+def test_rows_of_outputs_tell_what_the_model_says_and_mark_errors():
+    flow = make_flow(2, 2, example=(80, 52), outputs=(80, 101))
+    figure = figures.information_flow(flow)
+    assert overlapping(figure) == []
+    rows = [text.get_text() for text in texts(figure, "row")]
+    assert rows == ["d1 = 80", "d2 = 52", "SEP", "o1 says 80", f"o2 says SEP {WRONG}\nright: 52"]
+    assert f"{WRONG}: a wrong answer" in caption_of(figure)
+    flow = dataclasses.replace(flow, outputs=None)  # the lens at the end is then what it says
+    said = flow.lens[-1, -2]
+    assert flow.row_labels[3] == (f"o1 says {said}" if said == 80 else f"o1 says {said} {WRONG}\nright: 80")
+    right = figures.information_flow(dataclasses.replace(flow, outputs=(80, 52)))
+    assert WRONG not in "".join(text.get_text() for text in right.axes[0].texts)
+
+
+def test_the_font_of_all_pictures_has_the_mark_of_an_error():
+    font = matplotlib.font_manager.get_font(matplotlib.font_manager.findfont("DejaVu Sans"))
+    assert font.get_char_index(ord(WRONG))
+
+
+def game(n_edges, works):
+    """Accuracies [2^E]: 0.9 of the sets, given as their edges, that work, 0.4 of others."""
+    sets = ({e for e in range(n_edges) if i >> e & 1} for i in range(2**n_edges))
+    return np.array([0.9 if works(kept) else 0.4 for kept in sets])
+
+
+EDGES = tuple(Edge(0, 5, key) for key in range(5))
+GAMES = {
+    "one of two": (lambda s: 0 in s and s & {1, 2}, [({1}, {2})]),
+    "one edge or two": (lambda s: {0, 3} <= s or 1 in s, [({0, 3}, {1})]),
+    "two or two": (lambda s: {0, 3} <= s or {1, 4} <= s, [({0, 3}, {1, 4})]),
+    "two of three": (lambda s: len(s & {0, 1, 2}) > 1, [({0}, {1})]),
+    "all needed": (lambda s: {0, 1, 2, 3, 4} <= s, []),
+    "none needed": (lambda s: True, []),
+    "one of three": (lambda s: s & {0, 1, 2}, []),
+    "two pairs": (lambda s: s & {0, 1} and s & {3, 4}, [({0}, {1}), ({3}, {4})]),
+    "a chain": (lambda s: s & {0, 1} and s & {1, 2} and s & {2, 3}, [({0}, {1})]),
+}
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_redundant_routes(name):
+    works, expected = GAMES[name]
+    found = figures.alternatives(EDGES, game(5, works))
+    sides = [({EDGES.index(e) for e in x.first}, {EDGES.index(e) for e in x.second}) for x in found]
+    assert sides == expected
+    assert all(x.change == pytest.approx(-0.5) for x in found)
+
+
+def test_redundant_routes_are_what_they_are_said_to_be():
+    random, n_found = np.random.RandomState(0), 0
+    for tolerance in (0.01, 0.2, 0.4):
+        for _ in range(60):
+            values = random.rand(16)
+            for i in range(16):  # never better with fewer edges
+                values[i] = max(values[j] for j in range(16) if i & j == j)
+            worth = dict(enumerate(values))
+            for x in figures.alternatives(EDGES[:4], values, tolerance=tolerance):
+                n_found += 1
+                first, second = ([1 << EDGES.index(e) for e in side] for side in (x.first, x.second))
+                assert all(worth[15] - worth[15 - e] <= tolerance + 1e-8 for e in first + second)
+                pairs = itertools.product(first, second)
+                assert all(worth[15] - worth[15 - a - b] > tolerance for a, b in pairs)
+                assert x.change == worth[15 - sum(first + second)] - worth[15]
+    assert n_found > 30
+
+
+def test_the_costliest_routes_come_first_and_a_loss_within_the_tolerance_is_none():
+    values = game(4, lambda s: True)
+    for cut, lost in (({0, 1}, 0.1), ({2, 3}, 0.3)):
+        values -= [lost * (not {e for e in range(4) if i >> e & 1} & cut) for i in range(16)]
+    found = figures.alternatives(EDGES[:4], values)
+    assert [x.edges for x in found] == [EDGES[2:4], EDGES[:2]]
+    assert len(figures.alternatives(EDGES[:4], values, tolerance=0.1)) == 1
+    with pytest.raises(UserError, match="4 edges have 16 sets; got 8 accuracies"):
+        figures.alternatives(EDGES[:4], values[:8])
+
+
+def with_routes(n=1, weight=0.9):
+    """A flow without critical edges, with n pairs of redundant routes."""
+    flow = make_flow(2, 3, share_critical=0)
+    live = [e for e in flow.ablation.graph.live_edges if e.layer > 0]
+    for edge in live:
+        flow.patterns[edge.layer, 0, edge.query, edge.key] = weight
+    routes = [figures.Alternatives((live[2 * i],), (live[2 * i + 1],), -0.4902 + 0.1 * i) for i in range(n)]
+    return dataclasses.replace(flow, alternatives=tuple(routes))
+
+
+def dashed_edges(figure):
+    return [arrow.get_gid() for arrow in arrows(figure) if arrow.get_gid().startswith("dashed")]
+
+
+def test_redundant_routes_are_dashed_with_one_number_for_both():
+    flow = with_routes(2)
+    figure = figures.information_flow(flow)
+    assert overlapping(figure) == []
+    edges = [edge for pair in flow.alternatives for edge in pair.edges]
+    assert dashed_edges(figure) == [f"dashed {tuple(edge)}" for edge in edges]
+    assert len(arrows(figure)) == len(edges)
+    letters = {text.get_gid(): text.get_text() for text in texts(figure, "label")}
+    assert letters == {f"label {tuple(e)}": letter for e, letter in zip(edges, "abcd", strict=True)}
+    notes = [text.get_text() for text in texts(figure, "note")]
+    assert notes == ["a or b suffices; both cut: −49.0", "c or d suffices; both cut: −39.0"]
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "redundant route" in legend and "Dashed: no cut alone does" in caption_of(figure)
+    plain = figures.information_flow(make_flow(2, 3))
+    legend = [text.get_text() for text in plain.axes[0].get_legend().get_texts()]
+    assert "redundant route" not in legend and "Dashed" not in caption_of(plain)
+
+
+def test_a_route_that_gets_little_attention_is_not_drawn_and_is_counted():
+    figure = figures.information_flow(with_routes(1, weight=0.03))
+    assert dashed_edges(figure) == [] and texts(figure, "note") == []
+    assert "1 more pair of routes is not drawn" in caption_of(figure)
+    many = figures.information_flow(with_routes(4))
+    assert len(dashed_edges(many)) == 6 and len(texts(many, "note")) == 3
+    assert "1 more pair of routes is not drawn" in caption_of(many)
+
+
+def test_the_caption_names_both_routes():
+    edges = [[0, 2, 0], [1, 4, 2], [1, 4, 3]]
+    accuracies = game(3, lambda s: s & {1, 2}).tolist()
+    table = {"edges": edges, "accuracy_by_subset": accuracies, "tolerance": 0.01}
+    results = SAID["two_layer"] | {"exact_circuit": {"zero": table}}
+    (said,) = captions.information_flow(results)[2:]
+    assert "L1 o2←SEP or L1 o2←o1" in said.replace("\u00a0", " ") and "−50.0" in said
+    assert len(captions.information_flow(SAID["two_layer"])) == 2
 
 
 def words_on(figure):
@@ -196,7 +348,8 @@ def test_attention_histograms_count_every_list(list_len, n_heads):
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 2 * list_len
     for axes in shown:
-        assert [steps.get_data().values.sum() for steps in axes.patches] == [50] * n_heads
+        shares = [steps.get_data().values.sum() for steps in axes.patches]
+        np.testing.assert_allclose(shares, np.ones(n_heads))
 
 
 def make_sep(list_len, n_heads=1, n_lists=60, correct=None):
@@ -291,6 +444,9 @@ def test_exchanges_stand_beside_their_names(with_all):
     figure = figures.order_exchanges(found)
     check_words(figure)
     effects, gaps, scaling, steering = figure.axes
+    assert (
+        all(axes.get_ylabel() for axes in (gaps, scaling)) and "dashed: a random" in legend_texts(figure)[2]
+    )
     names = [label.get_text() for label in effects.get_yticklabels()]
     assert names == [EXCHANGES[name] for name in found.exchange][::-1]
     keys = [key for name in names for key, words in EXCHANGES.items() if words == name]
@@ -323,12 +479,34 @@ def test_a_census_draws_the_models_that_it_summarises():
     }
     figure = figures.census_overview(said)
     check_words(figure)
-    _, below = figure.axes
+    *tables, below = figure.axes
     dots = [np.asarray(drawn.get_offsets())[:, 0] for drawn in below.collections]
     expected = [[0, 0.3]] * len(EXCHANGES) + [[1, 0.7]] * len(EXCHANGES)
     np.testing.assert_allclose(dots, expected)
+    assert [axes.get_title(loc="center") for axes in tables] == [
+        "lists resampled", "messages\nredrawn", "other meaning of a cut"
+    ]  # fmt: skip
+    (legend,) = [of for part in figure.subfigs for of in part.legends]
+    assert [text.get_text() for text in legend.get_texts()] == ["lists reversed", "lists right"]
     with pytest.raises(UserError, match="no census to draw"):
         figures.census_overview({})
+
+
+def test_a_census_tells_every_index_in_its_row_and_column():
+    def found(*indices):
+        modes = zip(("zero", "mean"), indices, strict=True)
+        return {"circuits": {m: {"models": 3, "between_seeds": {"jaccard": x}} for m, x in modes}}
+
+    figure = figures.census_overview({"summary": {"a": found(1.0, 0.79), "b": found(0.8, None)}})
+    check_words(figure)
+    (axes,) = figure.axes
+    cells = {tuple(text.get_position()): text for text in axes.texts}
+    assert {at: text.get_text() for at, text in cells.items()} == {
+        (0, 0): "1.00", (1, 0): "0.79", (0, 1): "0.80"
+    }  # fmt: skip
+    assert [at for at, text in cells.items() if text.get_weight() == "bold"] == [(1, 0)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (3)", "b (3)"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["zero", "mean"]
 
 
 @pytest.mark.parametrize("n_runs, with_loss", [(1, True), (6, False), (12, False)])
@@ -345,6 +523,27 @@ def test_training_curves_mark_each_transition(n_runs, with_loss):
     assert figures.Curve("flat", steps, np.full(len(steps), 0.5)).transition is None
 
 
+@pytest.mark.parametrize("n_runs", [1, 3, 6, 12, 64])
+def test_all_words_of_training_curves_lie_inside(n_runs):
+    steps = np.arange(0, 100_001, 10_000)
+    curves = [
+        figures.Curve(f"seed {1_000 + i}, attempt {i}", steps, np.linspace(0.4, 0.95, 11))
+        for i in range(n_runs)
+    ]
+    figure = figures.training_curves(*curves)
+    check_words(figure)
+    assert figure.axes[0].get_position().height * figure.get_figheight() > 1
+    assert [len(of.get_texts()) for of in figure.legends] == [n_runs] * (n_runs <= 6)
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= figure.bbox.x1 and 0 <= box.y0 and box.y1 <= figure.bbox.y1
+
+
+def test_a_run_without_a_name_is_told_by_its_transition():
+    figure = figures.training_curves(figures.Curve("", [0, 100], [0.5, 0.9]))
+    assert legend_texts(figure) == ["transition 100"]
+
+
 def test_a_curve_of_unequal_lengths_is_refused():
     with pytest.raises(ValueError, match="seed 0"):
         figures.Curve("seed 0", [0, 1], [0.5])
@@ -359,6 +558,55 @@ def make_runs(transitions, steps=1000, **values):
 
 FIVE = make_runs([100, None, 300, 300, None], [150, 200, 350, 350, 500])
 NONE, ALL, ONE = make_runs([None] * 4), make_runs([100, 200, 300, 400]), make_runs([700])
+
+
+def grid_of_runs():
+    """Twelve cells: two alphabets, of one of which a cell is special, and six ways to make batches."""
+    cells = [
+        {"n_digits": digits, "layer_norm": False, "overrides": "", "batches": f"way {i}", "d_model": 64}
+        for digits in (100, 30)
+        for i in range(6)
+    ]
+    cells[7] |= {"layer_norm": True}
+    return [make_runs([100 * (i + 1), None], **cell) for i, cell in enumerate(cells)]
+
+
+@pytest.mark.parametrize("draw", [figures.outcome_strips, figures.success_rates])
+def test_what_many_cells_share_is_said_once(draw):
+    runs = grid_of_runs()
+    figure = draw(runs)
+    check_words(figure)
+    (axes,) = figure.axes
+    labels = {
+        tick: label.get_text() for tick, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+    }
+    assert list(labels.values()) == [
+        f"way {i}{', LayerNorm' * (k == 1 and i == 1)}" for k in range(2) for i in range(6)
+    ]
+    headings = {text.get_text(): text.get_position()[1] for text in axes.texts if text.get_gid() == "heading"}
+    assert list(headings) == ["digits 100", "digits 30"]
+    places = list(labels)
+    assert headings["digits 100"] < places[0] and places[5] < headings["digits 30"] < places[6]
+    assert axes.get_xlabel().endswith("\nall: width 64; unless said otherwise: no LayerNorm")
+
+
+def test_runs_stand_at_the_labels_of_their_cells():
+    runs = grid_of_runs()
+    (axes,) = figures.outcome_strips(runs, "transition").axes
+    for i, (place, line) in enumerate(zip(axes.get_yticks(), marked(axes, "runs"), strict=True)):
+        assert line.get_xdata().tolist() == [100 * (i + 1)] and abs(line.get_ydata()[0] - place) < 0.5
+
+
+def test_few_cells_are_named_in_full_and_none_is_left_without_a_name():
+    (axes,) = figures.outcome_strips(grid_of_runs()[:8]).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[0] == "digits 100, no LayerNorm, way 0, width 64" and not axes.texts
+    free = [
+        make_runs([1], overrides=of, d_model=i) for i in range(5) for of in ("w epsilon 1", "w epsilon 2")
+    ]
+    free.append(make_runs([1], overrides="", d_model=9))  # which says nothing by itself
+    labels = [label.get_text() for label in figures.outcome_strips(free).axes[0].get_yticklabels()]
+    assert len(set(labels)) == len(free)
 
 
 def marked(axes, gid):
@@ -482,6 +730,123 @@ def test_a_single_dose_without_a_transition():
 def test_a_dose_response_that_cannot_be_drawn(series, log, message):
     with pytest.raises(ValueError, match=message):
         figures.dose_response(series, log=log)
+
+
+def published(kind="two_layer"):
+    return figures.read_published(SAID[kind], MEASURED[kind])
+
+
+def test_the_published_flow_has_the_published_numbers():
+    flow = published().flow
+    assert {e: round(flow.deltas[e], 2) for e in flow.arrows} == {
+        (0, 2, 0): -50.92, (0, 2, 1): -41.0, (1, 3, 2): -48.95, (1, 4, 2): -41.47, (1, 4, 3): -23.08
+    }  # fmt: skip
+    assert flow.row_labels == ("d1 = 80", "d2 = 52", "SEP", "o1 says 80", "o2 says 52")
+    assert flow.lens[0].tolist() == [80, 52, 29, 51, 51] and flow.lens[-1].tolist() == [74, 74, 74, 80, 52]
+    three = published("three_layer")
+    assert three.flow.n_layers == 3 and not three.flow.alternatives
+    assert three.difference is three.attention is three.sep is None
+    figure = figures.information_flow(flow, make_flow(2, 2, example=(80, 52)))
+    assert overlapping(figure) == []
+
+
+def test_bars_of_two_models_are_on_one_scale():
+    theirs = published().difference
+    ours = dataclasses.replace(theirs, base=-40.0, terms={k: 2 * v for k, v in theirs.terms.items()})
+    figure = figures.difference_bars(ours, theirs)
+    check_words(figure)
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim() and left.get_ylim() == right.get_ylim()
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["published checkpoint", "this model"]
+    for axes, of in ((left, theirs), (right, ours)):
+        bars = [bar.get_width() for bar in axes.containers[0]]
+        np.testing.assert_allclose(bars, [of.base, *of.terms.values(), of.final])
+    assert theirs.final == pytest.approx(SAID["two_layer"]["logit_difference"]["final"], abs=1e-4)
+
+
+def test_histograms_of_two_models_are_on_one_scale():
+    theirs, ours = published().attention, make_statistics(2)
+    figure = figures.attention_histograms(ours, theirs)
+    check_words(figure)
+    assert [part.get_suptitle() for part in figure.subfigs] == ["published checkpoint", "this model"]
+    left, right = (part.axes for part in figure.subfigs)
+    assert [axes.get_ylim() for axes in left] == [axes.get_ylim() for axes in right]
+    for panels, of in ((left, theirs), (right, figures.AttentionHistograms.of(ours))):
+        for axes, counts in zip(panels, of.counts[:, 0], strict=True):
+            (steps,) = axes.patches
+            np.testing.assert_allclose(steps.get_data().values, counts / of.n_lists)
+            assert steps.get_data().values.max() <= axes.get_ylim()[1]
+    said, names = SAID["two_layer"]["sep_attention"], ("alpha_d1", "alpha_d2", "beta_o2_sep", "beta_o2_o1")
+    np.testing.assert_allclose(theirs.mean[:, 0], [said[f"{name}_mean"] for name in names], atol=1e-5)
+    np.testing.assert_allclose(theirs.deviation[:, 0], [said[f"{name}_std"] for name in names], atol=1e-5)
+    assert (theirs.counts.sum(-1) == theirs.n_lists).all() and theirs.counts.shape[-1] == len(BINS) - 1
+    for other in (make_statistics(3), make_statistics(2, n_heads=2), make_statistics(2, n_layers=3)):
+        with pytest.raises(UserError, match="one has lists of 2, 2 layers, 1 heads"):
+            figures.attention_histograms(other, theirs)
+
+
+def test_scores_of_two_models_are_on_one_scale():
+    theirs, ours = published().sep, make_sep(2)
+    figure = figures.sep_attention_scores(ours, theirs)
+    check_words(figure)
+    left, right = figure.axes
+    assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
+    for axes, of in ((left, theirs), (right, ours)):
+        points = [len(x.get_offsets()) for x in axes.collections]
+        assert points[:2] == [of.correct.sum(), (~of.correct).sum()]
+        low, high = axes.get_xlim()
+        assert low < of.scores.min() and of.scores.max() < high
+    said = SAID["two_layer"]["sep_attention"]
+    gaps = float(theirs.gap_correct[0, 0]), float(theirs.gap_incorrect[0, 0])
+    expected = said["score_gap_mean_correct"], said["score_gap_mean_incorrect"]
+    assert gaps == pytest.approx(expected, abs=2e-3)
+    assert (~theirs.correct).sum() == SAID["two_layer"]["wrong_lists"]["lists"]
+    for other in (make_sep(3), make_sep(2, n_heads=2)):
+        with pytest.raises(UserError, match="one head and lists of two digits"):
+            figures.sep_attention_scores(other, theirs)
+
+
+def reference(name):
+    path = REFERENCE / name
+    if not path.is_file():
+        pytest.skip(f"there is no {path}: set ORDERSCALE_REFERENCE to the reference data")
+    return path
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_what_is_stored_for_the_published_flows_is_so(kind):
+    said, stored = SAID[kind], MEASURED[kind]
+    arrays = read_arrays(reference(f"{said['name']}_weights.npz"))
+    spelled = (arrays["embed.W_E"] @ arrays["unembed.W_U"]).argmax(-1)
+    assert stored["embedding"] == spelled[said["logit_lens_first_val"]["tokens"]].tolist()
+    table = json.loads(reference(f"circuits/{said['name']}.json").read_text("utf-8"))
+    edges = [Edge(*edge) for edge in table["edges"]]
+    routes = figures.alternatives(edges, table["zero"]["accuracy"])
+    assert [x.edges for x in routes] == [x.edges for x in published(kind).flow.alternatives]
+
+
+def test_what_is_stored_of_the_published_checkpoint_is_measured_on_it():
+    arrays = read_arrays(reference(f"{SAID['two_layer']['name']}_weights.npz"))
+    stored, found = MEASURED["two_layer"], measure(*from_torch(arrays), in_full=True)
+    assert found.keys() == stored.keys() and found["alternatives"] == stored["alternatives"]
+    assert found["embedding"] == stored["embedding"]
+    moved = np.abs(np.subtract(found["attention"]["counts"], stored["attention"]["counts"])).sum()
+    assert moved <= 8  # a handful lie at the edge of a bin
+    for name in ("mean", "deviation"):
+        np.testing.assert_allclose(found["attention"][name], stored["attention"][name], atol=1e-5)
+    scores = (of["sep_scores"]["scores"] for of in (found, stored))
+    np.testing.assert_allclose(*scores, atol=0.0101)
+    assert len(set(found["sep_scores"]["wrong"]) ^ set(stored["sep_scores"]["wrong"])) <= 6
+
+
+def test_a_report_leaves_out_pictures_that_would_be_empty(monkeypatch):
+    monkeypatch.setattr(write, "figures", MagicMock())
+    monkeypatch.setattr(write, "flow", MagicMock())
+    found = MagicMock()
+    for n_wrong in (0, 3):
+        found.errors.lists = np.zeros((n_wrong, 2), int)
+        assert ("wrong_lists" in write.draw(found)) == bool(n_wrong)
+        assert "sep_attention" in write.draw(found)
 
 
 def test_numbers_have_a_real_minus_and_no_negative_zero():
