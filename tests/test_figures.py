@@ -308,6 +308,15 @@ def words_on(figure):
     return [word for word in words if word.get_text() and word.get_visible()]
 
 
+def test_where_no_edge_matters_nothing_is_said_of_arrows():
+    figure = figures.information_flow(make_flow(2, 2, share_critical=0))
+    assert arrows(figure) == [] and overlapping(figure) == []
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == ["digits", "SEP", "outputs", "residual stream"]
+    assert "There is no such edge." in caption_of(figure)
+    assert "There is no solid arrow." in caption_of(figures.information_flow(with_routes()))
+
+
 def check_words(figure):
     """Words lie on the page and not on each other."""
     figure.draw_without_rendering()
@@ -341,12 +350,12 @@ def make_statistics(list_len, n_heads=1, n_layers=2, n_lists=50):
     return AttentionStatistics(np.zeros((n_layers, n_heads, positions, positions)), 0.5, *weights)
 
 
-@pytest.mark.parametrize("list_len, n_heads", [(1, 1), (2, 2), (5, 1)])
-def test_attention_histograms_count_every_list(list_len, n_heads):
-    figure = figures.attention_histograms(make_statistics(list_len, n_heads))
+@pytest.mark.parametrize("list_len, n_heads, n_layers", [(1, 1, 2), (2, 2, 2), (5, 1, 2), (2, 1, 1)])
+def test_attention_histograms_count_every_list(list_len, n_heads, n_layers):
+    figure = figures.attention_histograms(make_statistics(list_len, n_heads, n_layers))
     check_words(figure)
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert len(shown) == 2 * list_len
+    assert len(shown) == min(n_layers, 2) * list_len  # in one layer outputs read nothing
     for axes in shown:
         shares = [steps.get_data().values.sum() for steps in axes.patches]
         np.testing.assert_allclose(shares, np.ones(n_heads))

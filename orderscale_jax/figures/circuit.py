@@ -21,7 +21,7 @@ MOST_COLUMNS = 4
 
 @dataclasses.dataclass(frozen=True)
 class AttentionHistograms:
-    """How often each attention weight occurs (R = 2n weights, H heads).
+    """How often each of R attention weights occurs (R = 2n, of one layer n; H heads).
 
     Attributes:
       n_lists: B.
@@ -39,10 +39,10 @@ class AttentionHistograms:
 
     @classmethod
     def of(cls, statistics: AttentionStatistics) -> AttentionHistograms:
-        weights = np.stack(list(statistics.reads.values()))  # [R, B, H]
+        graph = Graph(statistics.alpha.shape[-1], len(statistics.mean_pattern))
+        weights = np.stack([statistics.reads[edge] for edge in _read(graph)])  # [R, B, H]
         counts = [[np.histogram(np.clip(x, 0, 1), BINS)[0] for x in of_edge.T] for of_edge in weights]
         _, n_lists, _ = weights.shape
-        graph = Graph(statistics.alpha.shape[-1], len(statistics.mean_pattern))
         mean, deviation = (of(weights.astype(np.float64), axis=1) for of in (np.mean, np.std))
         return cls(n_lists, graph, np.array(counts), mean, deviation)
 
@@ -52,9 +52,14 @@ class AttentionHistograms:
 
     @property
     def edges(self) -> tuple[Edge, ...]:
-        """What the R weights are of: alpha_1 … alpha_n, then beta_s, beta_o1 …"""
-        n, last = self.graph.list_len, self.graph.n_layers - 1
-        return *(Edge(0, n, i) for i in range(n)), *(Edge(last, 2 * n, n + i) for i in range(n))
+        """What the R weights are of."""
+        return _read(self.graph)
+
+
+def _read(graph: Graph) -> tuple[Edge, ...]:
+    """The edges of alpha_1 … alpha_n, then of beta_s, beta_o1 …"""
+    n, last = graph.list_len, graph.n_layers - 1
+    return graph.reads(0, n) + (graph.reads(last, 2 * n) if last else ())
 
 
 @style.styled
@@ -112,7 +117,8 @@ def attention_histograms(
 ) -> Figure:
     """How often each attention weight occurs: alpha (SEP reads digits), beta (last output reads).
 
-    For lists of two digits these are alpha_1, alpha_2, beta_s and beta_o1. Several heads are drawn
+    For lists of two digits these are alpha_1, alpha_2, beta_s and beta_o1; in one layer there are no betas,
+    as outputs read nothing. Several heads are drawn
     as outlines in one panel. With the published checkpoint's, those are on the left and ours on the right, on
     the same scales.
 
@@ -136,12 +142,13 @@ def attention_histograms(
     n, n_heads = statistics.graph.list_len, statistics.n_heads
     columns = min(n, MOST_COLUMNS)
     rows_each = -(-n // columns)
+    n_rows = rows_each * (2 if statistics.graph.n_layers > 1 else 1)
     width = style.COLUMN if columns * len(shown) <= 2 else style.PAGE
-    height = 1.35 * 2 * rows_each + 0.2 * (n_heads > 1) + 0.2 * (len(shown) > 1)
+    height = 1.35 * n_rows + 0.2 * (n_heads > 1) + 0.2 * (len(shown) > 1)
     figure = Figure(figsize=(width, height), layout="constrained")
     sides = figure.subfigures(1, len(shown), squeeze=False)[0]
     for side, of in zip(sides, shown, strict=True):
-        grid = side.subplots(2 * rows_each, columns, sharex=True, sharey="row", squeeze=False)
+        grid = side.subplots(n_rows, columns, sharex=True, sharey="row", squeeze=False)
         _histograms(grid, of, rows_each)
     if len(shown) > 1:
         for side, name in zip(sides, style.SIDES, strict=True):

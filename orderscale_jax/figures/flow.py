@@ -102,6 +102,7 @@ def _legend_handles(panels: list[Panel]) -> list[Line2D]:
     attention = [
         Line2D([], [], lw=line_width(weight), color=ARROW, label=f"attention {weight:g}")
         for weight in (0.1, 1.0)
+        if any(panel.arrows for panel in panels)
     ]
     redundant = Line2D([], [], lw=line_width(0.5), ls=DASHES, color=ARROW, label="redundant route")
     return [*nodes, residual, *attention, *[redundant] * any(panel.flow.dashed for panel in panels)]
@@ -124,6 +125,8 @@ def _caption(panels: list[Panel]) -> str:
     if dashed:
         text += "Dashed: no cut alone does, but one in each route. "
     text += f"Shown is attention above {LEAST_ATTENTION} ({sources})."
+    if not any(flow.arrows for flow in flows):
+        text += f" There is no {'solid arrow' if dashed else 'such edge'}."
     if left_off := sum(len(flow.alternatives) - len(flow.shown_alternatives) for flow in flows):
         text += f" {left_off} more pair{' of routes is' if left_off == 1 else 's of routes are'} not drawn."
     if any(WRONG in label for flow in flows for label in flow.row_labels):
@@ -133,8 +136,6 @@ def _caption(panels: list[Panel]) -> str:
         text += " Cut in head " + " / ".join(str(head) for head in sorted(heads, key=str)) + " only."
     elif any(np.shape(flow.patterns)[1] > 1 for flow in flows):
         text += " Of several heads the largest attention is shown; the cut is in all."
-    if not any(flow.arrows for flow in flows):
-        text += " There is no such edge."
     missing = sum(len(panel.arrows) - len(panel.labels) for panel in panels)
     if missing:
         text += f" {missing} numbers are left off for want of room."
