@@ -1,17 +1,26 @@
-"""What the README says about code can be done."""
+"""What the README and docs/ say about code can be done, and what the README says of models is measured."""
 
+import importlib
 import re
+import runpy
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from orderscale_jax import load_pretrained
+from orderscale_jax import TaskConfig, analysis, load_pretrained, make_split
 from orderscale_jax.checkpoint import PRETRAINED, named_arrays
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKS = [
+    (page, link)
+    for page in PAGES
+    for link in sorted(set(re.findall(r"(?:\]\(|(?:src|href)=\")([^:)\"]+)[)\"]", page.read_text())))
+]
 
 
 def test_a_checkpoint_is_read_with_bare_orbax():
@@ -39,17 +48,133 @@ def test_its_first_lines_run(capsys):
     assert np.abs(np.asarray(found["logits"]) - whole).max() > 1
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^:)#]+)\)", README))))
-def test_what_it_links_to_exists(path):
-    assert (Path(__file__).parents[1] / path).exists()
+def cells(first: str) -> list[str]:
+    """The cells of the row of a table in the README that begins with `first`, without that one."""
+    (row,) = (line for line in README.replace("*", "").splitlines() if line.startswith(f"| {first} |"))
+    return row.strip("| ").split(" | ")[1:]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(x) for x in re.findall(r"\d+(?:\.\d+)?(?:e-\d+)?", text)]
+
+
+@pytest.mark.parametrize(("column", "name"), [(0, "two_layer"), (1, "two_layer_published")])
+def test_its_table_is_that_of_the_shipped_models(column, name):
+    assert "| two layers | `two_layer` | `two_layer_published` |" in README
+    model, _ = load_pretrained(name)
+    split = make_split(TaskConfig())
+    lists = split.validation
+    seen = analysis.observe(model, lists)
+    cuts = analysis.ablate_edges(model, lists, "zero")
+    lost = 100 * (cuts.accuracy - cuts.accuracies)
+    critical = np.flatnonzero(lost > 1)
+    first = "points lost without SEP←d1, SEP←d2", "points lost without o1←SEP, o2←SEP, o2←o1"
+    told = [x for row in first for x in numbers(cells(row)[column])]
+    np.testing.assert_allclose(told, lost[critical], atol=0.0501)
+    difference = analysis.decompose_difference(seen)
+    measured = {
+        "outputs right, validation lists": 100 * seen.accuracy,
+        "lists entirely right, validation lists": 100 * seen.sequence_accuracy,
+        "lists entirely right, training lists": 100 * analysis.observe(model, split.train).sequence_accuracy,
+        "outputs right with mean patterns": 100 * analysis.attention_statistics(seen).mean_pattern_accuracy,
+        "o2 right with alpha_1 = 1, alpha_2 = 0 in their difference": 100
+        * difference.o2_accuracy_with_alpha[1, 0],
+        "lists reversed by exchanging alpha_1 and alpha_2": 100
+        * analysis.exchange_in_model(seen).both_reversed,
+    }
+    for row, value in measured.items():
+        (said,) = numbers(cells(row)[column])
+        digits = len(cells(row)[column].partition(".")[2].rstrip(" %"))
+        assert said == pytest.approx(value, abs=0.501 * 10.0**-digits), row
+    (said,) = numbers(cells("two equations for the logits, largest difference to the model")[column])
+    assert said / 10 < max(analysis.closed_form(seen).max_abs_diff) < said * 10
+    assert numbers(cells("critical edges (cutting one costs over 1 point)")[column]) == [len(critical), 13]
+
+
+def test_it_says_what_turns_lists_of_the_shipped_model_round():
+    model, _ = load_pretrained("two_layer")
+    lists = make_split(TaskConfig()).validation
+    seen, of_reversed = (analysis.observe(model, x) for x in (lists, lists[:, ::-1]))
+    P, E = (np.asarray(x) for x in (model.pos_embed.W_pos[:2], model.embed.W_E[...][lists]))
+    (a1, a2), (r1, r2) = ((x.sep_reads[0, :, 0].T[:, :, None]) for x in (seen, of_reversed))
+    differ = lists[:, 0] != lists[:, 1]
+
+    def reversed_by(vector):
+        added = np.zeros((2, len(lists), 5, model.config.d_model), np.float32)
+        added[0, :, 2] = vector
+        answers = analysis.intervene(seen, added=added).predictions
+        return 100 * (answers == lists[:, ::-1]).all(1)[differ].mean()
+
+    positions, digits = (r1 - a1) * P[0] + (r2 - a2) * P[1], (r2 - a1) * E[:, 0] + (r1 - a2) * E[:, 1]
+    measured = {
+        "SEP of the reversed list, the reference": reversed_by(positions + digits),
+        "only P_1 and P_2 weighted as there": reversed_by(positions),
+        "only E[d1] and E[d2] weighted as there": reversed_by(digits),
+    }
+    for row, value in measured.items():
+        assert numbers(cells(row)[0])[0] == pytest.approx(value, abs=0.0501), row
+    exchanged = reversed_by((a2 - a1) * (P[0] - P[1]))
+    assert numbers(cells("lists reversed by exchanging the weights of P_1 and P_2")[0])[0] == pytest.approx(
+        exchanged, abs=0.0501
+    )
+    assert f"**position vectors** alone reverses {exchanged:.0f} %" in " ".join(README.split())
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda x: getattr(x, "name", x))
+def test_what_it_links_to_exists(page, link):
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    assert target.exists()
+    if anchor and target.suffix == ".md":
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in headings}
 
 
 def test_every_promise_names_its_tests():
-    _, _, section = README.partition("## What survives what")
-    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+    text = (ROOT / "docs" / "robustness.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
     assert len(rows) > 10
     for row in rows:
         named = re.findall(r"`(test_\w+)`", row)
         assert named or set(row) <= set("| -"), row
         assert all(f"def {name}(" in tests for name in named), row
+
+
+def test_the_glossary_explains_each_word_once():
+    terms = re.findall(r"^\*\*(.+?)\.\*\* \S", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert 20 <= len(terms) == len(set(terms))
+    assert {"SEP", "alpha", "beta", "Residual stream", "Edge", "Logit lens", "Shapley value"} <= set(terms)
+
+
+def test_every_command_is_in_its_table():
+    from orderscale_jax.cli.commands import COMMANDS
+
+    assert set(re.findall(r"^\| `orderscale ([\w-]+)", README, re.MULTILINE)) >= set(COMMANDS)
+
+
+def test_the_paper_is_cited_as_in_its_file():
+    cited = (ROOT / "CITATION.cff").read_text()
+    for page in (README, (ROOT / "docs" / "citing.md").read_text()):
+        for field in ("title", "year", "url"):
+            (value,) = re.findall(rf"^\s*{field}\s*= {{(.*)}},?$", page.partition("@misc")[0], re.MULTILINE)
+            assert value in cited
+
+
+@pytest.mark.parametrize(
+    "package", ["", ".model", ".analysis", ".circuits", ".figures", ".report", ".explorer"]
+)
+def test_every_public_name_is_on_the_api_page(package):
+    name = f"orderscale_jax{package}"
+    module = importlib.import_module(name)
+    names = getattr(module, "__all__", ["explorer_html"])
+    _, _, section = (ROOT / "docs" / "api.md").read_text().partition(f"\n## {name}\n")
+    headings = re.findall(r"^### (\w+)$", section.partition("\n## ")[0], re.MULTILINE)
+    assert set(names) <= set(headings)
+    assert module.__doc__.splitlines()[0] in section
+
+
+def test_the_api_page_is_that_of_the_docstrings():
+    pytest.importorskip("pdoc", reason="needs the extra `docs`")
+    made = runpy.run_path(str(ROOT / "docs" / "api.py"))["page"]()
+    assert (ROOT / "docs" / "api.md").read_text() == made, "run `python docs/api.py`"
