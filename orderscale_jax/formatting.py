@@ -33,16 +33,22 @@ def significant(value: float | None, digits: int = 4) -> str:
     return NONE if _is_missing(value) else f"{value:.{digits}g}"
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction as `91.45 %`, with no more digits than it needs."""
+def scientific(value: float | None) -> str:
+    """A very small number: `1.5e−05`."""
+    return NONE if _is_missing(value) else f"{value:.1e}".replace("-", "−")
+
+
+def percent(fraction: float | None, digits: int | None = 2) -> str:
+    """A measured fraction as `91.40 %`; with None for `digits` as few as it needs, for one that was given."""
     if _is_missing(fraction):
         return NONE
-    text = f"{100 * fraction:.2f}"
-    return f"{text.rstrip('0').rstrip('.')}{NO_BREAK}%"
+    text = f"{100 * fraction:.{2 if digits is None else digits}f}"
+    text = text.rstrip("0").rstrip(".") if digits is None else text
+    return f"{text}{NO_BREAK}%"
 
 
-def points(fraction: float | None, digits: int = 1) -> str:
-    """A difference of fractions in percentage points, `−41.5`."""
+def points(fraction: float | None, digits: int = 2) -> str:
+    """A difference of fractions in percentage points, `−41.50`."""
     return NONE if _is_missing(fraction) else signed(100 * fraction, digits)
 
 
@@ -63,10 +69,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def enumerate_words(parts: Sequence[str]) -> str:
+def enumerate_words(parts: Sequence[str], joint: str = "and") -> str:
     """`a`, `a and b`, `a, b and c`."""
     *front, last = parts
-    return f"{', '.join(front)} and {last}" if front else last
+    return f"{', '.join(front)} {joint} {last}" if front else last
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -1,8 +1,12 @@
 """The report: keys, sentences and verdicts follow the numbers, and the page stands alone."""
 
 import copy
+import html.parser
+import itertools
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +20,20 @@ from orderscale_jax.config import default_config, model_config, task_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import Curve
 from orderscale_jax.model import ModelConfig
-from orderscale_jax.report import captions, claims
-from orderscale_jax.report.claims import FAILS, HOLDS, PARTLY, UNKNOWN
-from orderscale_jax.report.table import (
-    number_table,
+from orderscale_jax.report import captions, claims, measures
+from orderscale_jax.report.claims import count_verdicts, verdicts_text
+from orderscale_jax.report.measures import FAILS, HOLDS, PARTLY, UNKNOWN
+from orderscale_jax.report.numbers import MISSING, lookup
+from orderscale_jax.report.published import (
+    PAPER,
+    PAPER_FIGURE_1,
+    origin,
     published_checkpoints,
     published_grid,
     published_kind,
 )
+from orderscale_jax.report.rules import BY_PAPER, HERE, Rule, rules
+from orderscale_jax.report.table import number_table
 from orderscale_jax.task import make_split
 
 EVERYWHERE = {
@@ -60,6 +70,8 @@ KINDS = {
     ),
     "one layer, one digit": (ModelConfig(**SMALL, n_layers=1, list_len=1), set()),
 }
+REFERENCE = Path(os.environ.get("ORDERSCALE_REFERENCE") or Path(__file__).parents[2] / "shared" / "reference")
+LABELS = PAPER_FIGURE_1["two_layer"]
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\rIHDR" + (748).to_bytes(4, "big") * 2
 
 
@@ -105,6 +117,7 @@ def two_layer():
         "variant": {"mlp": False, "frozen_heads": "shared"},
         "validation_lists_seen": None,
         "train": None,
+        "not_applicable": {},
     }
 
 
@@ -144,20 +157,167 @@ def test_the_page_is_complete_and_fetches_nothing(kind):
         images |= dict.fromkeys(("sep_attention", "wrong_lists"), PNG)
     if found.difference:
         images["difference_bars"] = PNG
-    text = report.render_page(found, results, images)
+    text = report.render_page(found, report.complete(results), images)
     assert "default-src 'none'" in text
     assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", text)
     assert not re.search(r"url\(|@import", text)
     assert text.count("<img") == len(images) == text.count("data:image/png;base64,")
-    assert ("orderscale-explorer" in text) == ("circuit" in applicable)
-    assert ("The explorer computes with the closed form, and the two equations" in text) == (
-        "circuit" not in applicable
-    )
+    for name in images:
+        assert text.count(f'id="figure-{name}"') == text.count(f'href="figures/{name}.pdf"') == 1
+    assert ("Equations</h2>" in text) == ("circuit" in applicable) == ('<math display="block">' in text)
     for why in results["not_applicable"].values():
         assert why in text
     for heading in ("Figures", "Explorer", "Numbers", "Edges", "The paper's claims", "The model"):
         assert f"<h2>{heading}</h2>" in text.replace("&#39;", "'")
     assert "None" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL).replace("None of", "")
+
+
+class Parsed(html.parser.HTMLParser):
+    """Of a page without its explorer: what has a key, cells, headings, addresses and links."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.keyed, self.cells, self.levels, self.ids, self.links = [], [], [], [], []
+        self._key = self._cell = None
+        self.feed(re.sub(r'<section id="explorer">.*?(?=<section id="numbers">)', "", text, flags=re.DOTALL))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" else []
+        self.levels += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+        if tag == "td":
+            self._cell = []
+        if "data-key" in found:
+            self._key = found["data-key"]
+            self.keyed.append((self._key, ""))
+
+    def handle_endtag(self, tag):
+        if tag == "td":
+            self.cells.append("".join(self._cell))
+            self._cell = None
+        if tag == "span":
+            self._key = None
+
+    def handle_data(self, data):
+        if self._key:
+            self.keyed[-1] = (self._key, self.keyed[-1][1] + data)
+        elif self._cell is not None:
+            self._cell.append(data)
+
+
+@pytest.fixture(scope="module")
+def study():
+    """Of a small model of the published architecture but for its size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orderscale_jax.analysis.study.ablate_edges", cheap_ablation)
+        patch.setattr("orderscale_jax.analysis.study.circuit_table", cheap_table)
+        return study_model(random_model(VARIANTS["plain"]), lists_of(VARIANTS["plain"]))
+
+
+@pytest.fixture
+def page(study, two_layer):
+    """A report of a model just like the published checkpoint, and what its `results.json` holds."""
+    two_layer["parameters"]["arrays"] = [{"name": "W", "shape": [7, 30], "size": 210, "trainable": True}]
+    two_layer["separability"]["separable"] = True
+    curve = Curve("seed 0", [100, 200], [0.5, 0.75], [1.0, float("nan")])
+    results = report.complete(two_layer, [curve])
+    names = ("information_flow", "difference_bars", "attention_histograms", "sep_attention", "wrong_lists")
+    text = report.render_page(study, results, dict.fromkeys((*names, "training_curves"), PNG))
+    return text, json.loads(json.dumps(results, allow_nan=False))
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def is_written_as(text: str, value, is_points: bool) -> bool:
+    """Whether the number(s) in a text are `value`, as far as their digits go."""
+    written = re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", text.replace("−", "-").replace(",", ""))
+    if isinstance(value, list):
+        return [int(x) for x in written] in (value, [len(value)])
+    (number,) = written
+    mantissa, _, exponent = number.partition("e")
+    unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    expected = 100 * value if is_points or "%" in text else value
+    return abs(float(number) - expected) <= 0.5001 * unit
+
+
+def test_every_number_of_the_tables_and_claims_is_in_the_results(page):
+    text, results = page
+    parsed = Parsed(text)
+    assert len(parsed.keyed) > 250
+    for key, written in parsed.keyed:
+        place = lookup(results, key.removesuffix(".value") + ".place") if key.endswith(".value") else key
+        value = lookup(results, key)
+        assert value is not None, key
+        assert is_written_as(written, value, place.endswith(".delta")), (key, written, value)
+        if place != key:  # of a claim
+            of_claim = key.split(".")[2]
+            source = results if of_claim == "ours" else results["published"]["results"]
+            assert lookup(source, place) == value, key
+    assert not [cell for cell in parsed.cells if re.search(r"\d", cell)]
+    assert {key.partition(".")[0] for key, _ in parsed.keyed} >= {"val", "published", "paper", "claims"}
+    words = plain(html.unescape(text))
+    for claim in results["claims"]:
+        assert plain(f"Rule: {claim['rule']}.") in words and plain(claim["statement"]) in words
+        assert claim["by"] == HERE or plain(f"Paper: {claim['paper']}.") in words
+    assert results["history"] == [
+        {"label": "seed 0", "steps": [100, 200], "accuracy": [0.5, 0.75], "loss": [1.0, None]}
+    ]
+    counts = count_verdicts(report.judge_claims({"two_layer": results}), "ours")
+    assert results["verdicts"] == {"ours": counts, "published": counts}
+    assert words.index(verdicts_text(counts)) < words.index("<figure")
+    for place, value in PAPER["two_layer"].items():
+        assert lookup(results["paper"]["results"], place) == value
+
+
+def test_places_on_the_page_have_addresses(page):
+    parsed = Parsed(page[0])
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    inside = {link[1:] for link in parsed.links if link.startswith("#")}
+    assert inside <= {*parsed.ids, "explorer"}
+    assert inside >= {f"claim-{rule.key}" for rule in rules("two_layer")} | {"figure-sep_attention"}
+    assert all(later <= sooner + 1 for sooner, later in itertools.pairwise(parsed.levels))
+
+
+def test_a_figure_of_the_paper_is_beside_its_claim_and_nowhere_else(page):
+    text, _ = page
+    for key, figure in (("figure_1", 1), ("difference", 2), ("mean_pattern", 3), ("diagonal", 4)):
+        article = text[text.index(f'<article id="claim-{key}"') :].partition("</article>")[0]
+        assert article.count("<img") == 1 and f"Figure {figure} of the paper" in article
+    assert text.count("<img") == 6
+
+
+def test_a_column_of_dashes_is_not_drawn(study, page, two_layer):
+    text, _ = page
+    tables = re.findall(r'<table class="numbers">(.*?)</table>', text, re.DOTALL)
+    assert len(tables) > 8 and {"Paper</th>" in table for table in tables} == {True, False}
+    for table in tables:
+        rows = re.findall(r"<tr>(.*?)</tr>", table.partition("<tbody>")[2], re.DOTALL)
+        columns = zip(*(re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL) for row in rows), strict=True)
+        assert not [column for column in columns if set(column) <= {"–", ""}]
+    two_layer["parameters"]["arrays"] = []
+    two_layer["config"]["use_bias"] = True
+    alone = report.render_page(study, report.complete(two_layer), {})
+    assert "Published checkpoint</th>" not in alone and "Paper</th>" not in alone
+
+
+def test_it_is_told_whose_code_made_a_number():
+    """Numbers without a mark are those of the published code, all others are not."""
+    reference = REFERENCE / "2layer_100dig_64d.json"
+    if not reference.is_file():
+        pytest.skip(f"there is no {reference}")
+    theirs, ours = json.loads(reference.read_text()), published_checkpoints()["two_layer"]
+    results = ours | {"train": None, "variant": {"mlp": False}}
+    numbers = [row.checkpoint for group in number_table(results) for row in group.rows]
+    judged = report.judge_claims({}, {"two_layer": ours})
+    numbers += [number for claim in judged for number in claim.published.numbers]
+    for number in numbers:
+        published = lookup(theirs, number.place)
+        assert (published is not None) == (not origin(number.place)), number.place
+        if isinstance(published, float):
+            assert number.value == pytest.approx(published, rel=1e-5), number.place
 
 
 def test_only_figures_that_apply_are_drawn(kind):
@@ -172,8 +332,9 @@ def test_only_figures_that_apply_are_drawn(kind):
 def test_sentences_change_with_the_numbers(two_layer):
     assert "91.45\u00a0%" in captions.headline(two_layer)
     assert "training" not in captions.headline(two_layer)
-    two_layer["train"] = {"accuracy": 0.9876, "sequence_accuracy": 0.9765}
-    assert "Of the training lists it writes 98.76\u00a0%" in captions.headline(two_layer)
+    two_layer["train"] = {"n_lists": 8000, "accuracy": 0.9876, "sequence_accuracy": 0.9765}
+    said = captions.headline(two_layer).replace("\u00a0", " ")
+    assert "Of the 8,000 training lists it writes 97.65 % entirely right, and 98.76 % of their 16,000" in said
     assert "generalises" not in captions.headline(two_layer | {"validation_lists_seen": False})
     assert "generalises" in captions.headline(two_layer | {"validation_lists_seen": True})
     flow = captions.information_flow(two_layer)
@@ -189,34 +350,37 @@ def test_sentences_change_with_the_numbers(two_layer):
     two_layer["mean_pattern_accuracy"] = two_layer["val"]["accuracy"]
     assert "does not depend" in captions.attention(two_layer)[1]
 
-    assert "gather where" in captions.sep_attention(two_layer)[1]
+    assert "attends to both digits alike" in captions.sep_attention(two_layer)[1]
     two_layer["sep_attention"]["score_gap_mean_incorrect"] = 0.6
     assert "no closer" in captions.sep_attention(two_layer)[1]
     two_layer["sep_attention"]["score_gap_mean_incorrect"] = None
     assert "No list is wrong" in captions.sep_attention(two_layer)[0]
 
-    assert "finds no structure" in captions.wrong_lists(two_layer)[1]
-    two_layer["wrong_lists"]["structure_p_value"] = 1e-5
-    assert "not lie at random" in captions.wrong_lists(two_layer)[1]
+    assert "p = 0.56: no sign" in captions.wrong_lists(two_layer)[1]
+    for p, words in ((0.039, "p = 0.039: a weak sign"), (1e-5, "p = 1e−05: they are not spread at random")):
+        two_layer["wrong_lists"]["structure_p_value"] = p
+        assert words in captions.wrong_lists(two_layer)[1]
     two_layer["wrong_lists"]["lists"] = 0
-    assert "nothing to see" in captions.wrong_lists(two_layer)[1]
+    assert "the plane is empty" in captions.wrong_lists(two_layer)[1]
 
     assert "11.62 below" in captions.difference(two_layer)[0]
     two_layer["logit_difference"]["base_l_o1"] = 3.0
     assert "3.00 above" in captions.difference(two_layer)[0]
-    reversing, digits = captions.order(two_layer)
-    for share in ("76.6", "3.08", "89.41", "18.36", "0.76", "26.93", "44.13", "82.96"):
+    reversing, right, digits = captions.order(two_layer)
+    for share in ("76.60", "3.08", "89.41", "18.36", "0.76"):
         assert f"{share}\u00a0%" in reversing, share
+    for share in ("26.93", "44.13", "82.96"):
+        assert f"{share}\u00a0%" in right, share
     assert "93.21\u00a0%" in digits and "which digits they are" in digits
     two_layer["order"]["same_digit_larger"] = 0.3
-    assert "which digits they are" not in captions.order(two_layer)[1]
+    assert "which digits they are" not in captions.order(two_layer)[2]
     table = {"edges": [[0, 2, 0], [0, 2, 1]], "minimal_circuits": [[0, 1], [0]], "tolerance": 0.01}
     table |= {"shapley": [0.2, 0.3], "accuracy_by_subset": [0.1, 0.4, 0.3, 0.6]}
     (said,) = captions.circuits(two_layer | {"exact_circuit": {"zero": table}})
     for words in ("2 minimal circuits of 1 and 2 edges among the 4 sets of the 2 live", "left as it was"):
         assert words in said.replace("\u00a0", " ")
-    assert "SEP←d2 counts most: 30 % of the 50 % by" in said.replace("\u00a0", " ")
-    assert "a plane separates" in captions.separability(two_layer | _separable(True))[0]
+    assert "SEP←d2 counts most: it adds 30.00 of the 50.00 points" in said.replace("\u00a0", " ")
+    assert "separated by a plane" in captions.separability(two_layer | _separable(True))[0]
     assert "no plane separates" in captions.separability(two_layer | _separable(False))[0]
     assert "never passed" in captions.training([Curve("a", [1], [0.5])])[1]
     assert "step 7" in captions.training([Curve("a", [5, 7], [0.5, 0.9])])[1]
@@ -229,65 +393,119 @@ def _separable(is_so):
 def test_claims_of_the_published_checkpoints():
     both = published_checkpoints()
     made = report.judge_claims(both, both)
-    assert all(claim.verdict == claim.published_verdict for claim in made)
-    verdicts = [claim.verdict for claim in made]
-    assert UNKNOWN not in verdicts
-    failing = [claim.statement for claim in made if claim.verdict == FAILS]
-    assert len(failing) == 4
-    assert "as printed" in failing[0] and "larger α" in failing[1]
-    assert "parameters" in failing[2] and "parameters" in failing[3]
-    partly = [claim.paper for claim in made if claim.verdict == PARTLY]
-    assert partly[0] == "92.2\u00a0%" and "reversed" in partly
-    assert len([claim for claim in made if claim.model == "three_layer"]) == 5
+    assert all(claim.ours == claim.published for claim in made)
+    verdicts = {(claim.model, claim.rule.key): claim.ours.verdict for claim in made}
+    failing = {("two_layer", "alpha_printed"), ("two_layer", "larger_alpha")}
+    failing |= {(model, "parameters") for model in both}
+    partly = {(model, "figure_1") for model in both} | {("two_layer", "order_by_scale")}
+    assert {key for key, verdict in verdicts.items() if verdict == FAILS} == failing
+    assert {key for key, verdict in verdicts.items() if verdict == PARTLY} == partly
+    assert UNKNOWN not in verdicts.values()
+    of_three = [claim for claim in made if claim.model == "three_layer"]
+    assert len(of_three) == 5
+    assert count_verdicts(of_three, "ours") == {HOLDS: 3, PARTLY: 1, FAILS: 1}
+    assert (
+        verdicts_text({HOLDS: 3, PARTLY: 1, UNKNOWN: 2})
+        == "3 hold, 1 holds only partly and 2 are not measured"
+    )
 
 
 def test_verdicts_follow_our_numbers(two_layer):
-    def verdict(part):
-        return next(c.verdict for c in report.judge_claims({"two_layer": two_layer}) if part in c.statement)
+    def verdict(key):
+        made = report.judge_claims({"two_layer": two_layer})
+        return next(claim.ours.verdict for claim in made if claim.rule.key == key)
 
-    assert verdict("most of the task") == PARTLY
-    two_layer["val"]["accuracy"] = 0.925
-    assert verdict("most of the task") == HOLDS
-    two_layer["alpha_swap_full_model"]["both_reversed"] = 0.95
-    assert verdict("exchanged") == HOLDS
+    assert verdict("accuracy") == HOLDS
+    two_layer["val"]["accuracy"] = 0.89
+    assert verdict("accuracy") == PARTLY
+
+    swap, reference = two_layer["alpha_swap_full_model"], two_layer["order"]["exchange"]["reversed_list"]
+    for both, expected in ((0.53, PARTLY), (0.54, HOLDS), (0.079, FAILS), (0.081, PARTLY)):
+        swap["both_reversed"], reference["reversed"] = both, 0.8
+        assert verdict("order_by_scale") == expected, both
+    reference["reversed"] = 0.49
+    assert verdict("order_by_scale") == verdict("positions") == UNKNOWN
+
     two_layer["logit_difference"]["final"] = -0.5
-    assert verdict("turns o2") == PARTLY
+    assert verdict("difference") == PARTLY
     two_layer["circuit"]["max_abs_diff_o2"] = 1.0
-    assert verdict("equations") == FAILS
-    two_layer["sep_attention"]["score_gap_mean_incorrect"] = None
-    assert verdict("alike") == UNKNOWN
+    assert verdict("closed_form") == FAILS
+    for p, expected in ((0.051, HOLDS), (0.039, PARTLY), (0.009, FAILS), (None, UNKNOWN)):
+        two_layer["wrong_lists"]["structure_p_value"] = p
+        assert verdict("no_structure") == expected, p
+    edges = two_layer["ablation"]["zero"]["edges"]
+    for agree, expected in ((2, FAILS), (3, PARTLY), (5, HOLDS)):
+        for i, (edge, label) in enumerate(LABELS.items()):
+            (entry,) = (e for e in edges if (e["layer"], e["query"], e["key"]) == edge)
+            entry["delta"] = label + (0.049 if i < agree else 0.051)
+        assert verdict("figure_1") == expected, agree
+    cut = two_layer["moderation_edge_ablation"]
+    for o1, o2, expected in ((20, 1000, HOLDS), (20, 999, PARTLY), (21, 1000, FAILS), (20, 521, FAILS)):
+        cut["zero"] |= {"o1_wrong": o1, "o2_wrong": o2}
+        assert verdict("moderation") == expected, (o1, o2)
+    two_layer["ablation"]["zero"]["critical"] *= 2
+    assert verdict("few_edges") == FAILS
+    two_layer["wrong_lists"]["lists"] = 0
+    assert verdict("diagonal") == UNKNOWN
     del two_layer["separability"]
     assert verdict("separable") == UNKNOWN
+
+
+def test_a_model_that_has_not_learnt_is_not_judged(two_layer):
+    two_layer["val"]["accuracy"] = 0.516
+    made = {claim.rule.key: claim.ours for claim in report.judge_claims({"two_layer": two_layer})}
+    assert made.pop("accuracy").verdict == FAILS and made.pop("closed_form").verdict == HOLDS
+    assert made.pop("parameters").verdict == FAILS
+    for judged in made.values():
+        assert judged.verdict == UNKNOWN and not judged.numbers
+        assert "has not learnt the task: 51.60\u00a0% of the outputs" in judged.reason
+        assert judged.text == judged.reason
 
 
 def test_only_a_missing_number_is_not_measured(two_layer, monkeypatch):
     """An error in a rule itself is an error, and not a claim that was not measured."""
 
-    def rules(measure):
-        monkeypatch.setattr(claims, "_rules", lambda model: [claims._Rule("claim", "–", "rule", measure)])
+    def judge(measure):
+        monkeypatch.setattr(
+            claims, "rules", lambda model: [Rule("key", "claim", "claim", BY_PAPER, "–", "rule", measure)]
+        )
+        (claim,) = report.judge_claims({"two_layer": two_layer})
+        return claim
 
-    rules(lambda results: (results["val"]["accuracy"], results["val"]["no such key"]))
-    (claim,) = report.judge_claims({"two_layer": two_layer})
-    assert (claim.ours, claim.verdict, claim.published) == ("–", UNKNOWN, None)
-    rules(lambda results: (results["val"]["accuracy"] + "%", HOLDS))
+    claim = judge(lambda results: ([measures.need(results, "val.nothing", str)], HOLDS))
+    assert (claim.ours.verdict, claim.published) == (UNKNOWN, None)
+    assert claim.ours.reason == "the results hold no number val.nothing"
+    two_layer["not_applicable"] = {"circuit": "It has two heads."}
+    del two_layer["circuit"]
+    claim = judge(lambda results: ([measures.need(results, "circuit.max_abs_diff_o1", str)], HOLDS))
+    assert claim.ours.reason == "It has two heads"
     with pytest.raises(TypeError):
-        report.judge_claims({"two_layer": two_layer})
-    rules(lambda results: ({}[results["n_digits"]], HOLDS))
+        judge(lambda results: ([], results["val"]["accuracy"] + "%"))
     with pytest.raises(KeyError):
-        report.judge_claims({"two_layer": two_layer})
+        judge(lambda results: ([], {}[results["n_digits"]]))
 
 
 def test_the_papers_numbers_are_those_of_its_table():
     made = report.judge_claims(published_checkpoints())
-    texts = {claim.paper.replace("\u00a0", " ") for claim in made}
-    assert texts >= {"92.2 %", "100 %", "falls to 45 %", "83.9 % to 99.45 %", "92,288", "125,056", "5 arrows"}
-    assert any("L0 SEP←d1 −50.9, L0 SEP←d2 −41.0" in text for text in texts)
+    texts = " | ".join(claim.rule.paper.replace("\u00a0", " ") for claim in made)
+    for said in (
+        "92.2 % of the",
+        "100 % of",
+        "falls to 45 %",
+        "83.9 % to 99.45 %",
+        "92,288",
+        "125,056",
+        "5 arrows",
+    ):
+        assert said in texts
+    assert "L0 SEP←d1 −50.9, L0 SEP←d2 −41.0" in texts
 
 
 def test_claims_as_text_keep_to_the_width(two_layer):
     text = report.claims_text(report.judge_claims({"two_layer": two_layer}), width=100)
     assert max(map(len, text.splitlines())) <= 100
     assert "published" not in text.splitlines()[0] and "Three layers" not in text
+    assert text.endswith("our models 9 hold, 2 hold only partly and 3 do not hold.")
     with_published = report.judge_claims({"two_layer": two_layer}, published_checkpoints())
     assert "published" in report.claims_text(with_published).splitlines()[0]
     assert {claim.model for claim in with_published} == {"two_layer", "three_layer"}
@@ -296,14 +514,15 @@ def test_claims_as_text_keep_to_the_width(two_layer):
 def test_published_numbers_stand_beside_the_same_architecture_only(two_layer):
     assert published_kind(two_layer) == "two_layer"
     assert published_grid(two_layer)["runs"] == 60
-    answers = dict(number_table(two_layer))["How good it is"]
-    assert (answers[0].ours, answers[0].checkpoint, answers[0].paper) == tuple(
-        f"{x}\u00a0%" for x in ("91.45", "91.45", "92.2")
-    )
+    answers = number_table(two_layer)[0].rows
+    shown = [getattr(answers[0], source).text for source in ("ours", "checkpoint", "paper")]
+    assert shown == [f"{x}\u00a0%" for x in ("91.45", "91.45", "92.2")]
+    assert answers[0].ours.of.text == "4,000 outputs" and answers[1].ours.of.text == "2,000 lists"
+    assert not number_table(two_layer)[1].has("beside")
     two_layer["config"]["use_bias"] = True
     assert published_kind(two_layer) is None
     assert published_grid(two_layer)["runs_above_0_9"] == 4
-    assert dict(number_table(two_layer))["How good it is"][0].checkpoint == "–"
+    assert number_table(two_layer)[0].rows[0].checkpoint == MISSING
     two_layer["config"]["d_model"] = 24
     assert published_grid(two_layer) is None
 
@@ -332,12 +551,12 @@ def test_the_training_caption_agrees_with_the_summary(tmp_path):
     second = [validation(3, 2, 200, 0.8), validation(3, 2, 400, 0.91), validation(3, 2, 600, 0.91)]
     once = report.read_history(write_log(tmp_path, *first))
     assert [curve.label for curve in once] == ["seed 3"]
-    assert captions.training(once)[0].endswith("60\u00a0%, was met after 400 steps.")
+    assert captions.training(once)[0].endswith("is 60.00\u00a0%, after 400 steps.")
     twice = report.read_history(write_log(tmp_path, *first, *second))
     assert [curve.label for curve in twice] == ["attempt 1", "attempt 2"]
     said = captions.training(twice)
-    assert said[0].startswith("2 attempts at training are on record")
-    assert said[0].endswith("91\u00a0%, was met after 400 steps of attempt 2.")
+    assert said[0].startswith("2 attempts at training were logged.")
+    assert said[0].endswith("is 91.00\u00a0%, after 400 steps of attempt 2.")
     assert said[1] == "It broke through 75\u00a0% at step 200."
     among_others = write_log(tmp_path, *first, *second, validation(4, 1, 200, 0.7))
     labels = [curve.label for curve in report.read_history(among_others)]
@@ -381,7 +600,8 @@ def test_a_report_is_a_folder(tmp_path):
     assert written == {"results.json", "report.html", "figures"}
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     assert results["n_val_used"] == 4 and results["n_val_total"] == 5 and results["n_train"] == 20
+    assert [curve["label"] for curve in results["history"]] == ["seed 3"]
     assert results["train"]["n_lists"] == 20 and results["validation_lists_seen"] is True
-    assert "tell what it holds" in (tmp_path / "out" / "report.html").read_text()
+    assert "say what it can hold" in (tmp_path / "out" / "report.html").read_text()
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert "training_curves" in names and len(names) == 10

@@ -30,20 +30,20 @@ DOSES = tuple(np.round(np.arange(0, 1.51, 0.125), 3).tolist())
 SCALES = tuple(np.round(np.arange(-1, 2.01, 0.25), 2).tolist())
 GAPS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MOST_LISTS = 20_000  # of which all that there are are tried
-EXCHANGES = {  # what is changed, in words
+EXCHANGES = {  # what is changed, in words that stand alone
     "reversed_list": "SEP of the reversed list",
-    "positions_of_reversed": "P₁, P₂ weighted as there",
-    "embeddings_of_reversed": "E[d1], E[d2] weighted as there",
+    "positions_of_reversed": "P₁, P₂ weighted as in the reversed list",
+    "embeddings_of_reversed": "E[d1], E[d2] weighted as in the reversed list",
     "alphas": "α₁, α₂ exchanged",
     "positions": "weights of P₁, P₂ exchanged",
     "embeddings": "weights of E[d1], E[d2] exchanged",
     "even_positions": "P₁, P₂ weighted equally",
     "even_embeddings": "E[d1], E[d2] weighted equally",
-    "positions_even_embeddings": "the digits equally, P₁, P₂ exchanged",
-    "same_larger": "P₁, P₂ of a list, same α larger",
-    "other_larger": "P₁, P₂ of a list, other α larger",
-    "other_digits": "control: other digits",
-    "other_positions": "control: other positions",
+    "positions_even_embeddings": "P₁, P₂ exchanged, E[d1], E[d2] equal",
+    "same_larger": "P₁, P₂ of another list, same α larger",
+    "other_larger": "P₁, P₂ of another list, other α larger",
+    "other_digits": "control: vectors of two other digits",
+    "other_positions": "control: vectors of two other positions",
 }
 
 

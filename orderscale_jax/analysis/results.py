@@ -57,7 +57,11 @@ def tabulate(
         "n_val_used": len(seen.lists),
         "validation_lists_seen": validation_lists_seen,
         "variant": {"mlp": config.mlp, "frozen_heads": config.frozen_heads},
-        "parameters": {"trainable": found.parameters.trainable, "total": found.parameters.total},
+        "parameters": {
+            "trainable": found.parameters.trainable,
+            "total": found.parameters.total,
+            "arrays": [vars(array) | {"size": array.size} for array in found.parameters.parameters],
+        },
         "val": {
             "accuracy": seen.accuracy,
             "loss": seen.loss,
@@ -92,6 +96,7 @@ def tabulate(
         out |= _equations(found)
     if found.exchange:
         out["alpha_swap_full_model"] = {
+            "n_lists": found.exchange.n_lists,
             "o1_is_d2": found.exchange.first_is_second_digit,
             "o2_is_d1": found.exchange.second_is_first_digit,
             "both_reversed": found.exchange.both_reversed,

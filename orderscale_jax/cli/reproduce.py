@@ -121,11 +121,11 @@ def comparison(results: Mapping[str, Results], published: Mapping[str, Results])
     beside = {"two_layer": results[AS_PUBLISHED]}
     numbers = [f"{name}\n{report.number_text(ours[name], beside.get(name))}" for name in LAYERS]
     claims = report.judge_claims(ours, published)
-    others = {(claim.model, claim.statement): claim.verdict for claim in report.judge_claims(beside)}
+    others = {claim.rule.key: claim.ours.verdict for claim in report.judge_claims(beside)}
     differ = [
-        f"  {claim.statement}: {claim.verdict}, as published: {other}"
+        f"  {claim.rule.statement}: {claim.ours.verdict}, as published: {others[claim.rule.key]}"
         for claim in claims
-        if (other := others.get((claim.model, claim.statement), claim.verdict)) != claim.verdict
+        if claim.model in beside and claim.ours.verdict != others[claim.rule.key]
     ]
     same = "Both recipes of two layers get the same verdict on every claim."
     recipes = "\n".join(["The two recipes of two layers get other verdicts on:", *differ]) if differ else same

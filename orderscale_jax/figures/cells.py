@@ -54,7 +54,7 @@ def words(values: dict[str, Any]) -> str:
             parts.append(name if value else f"no {name}")
         elif field == "split":
             share = said.get("paired_share", 1.0)
-            parts.append(f"{percent(share)} " * (share != 1) + f"{value.replace('_', '-')} split")
+            parts.append(f"{percent(share, None)} " * (share != 1) + f"{value.replace('_', '-')} split")
         elif field == "scores":
             more = (("by", said.get("scores_value")), ("until step", said.get("scores_until")))
             parts.append(f"scores {value}" + "".join(f" {w} {entry(v)}" for w, v in more if v is not None))

@@ -9,11 +9,23 @@ from collections.abc import Sequence
 
 from orderscale_jax.analysis.difference import TERMS
 from orderscale_jax.config import TRANSITION_ACCURACY
-from orderscale_jax.figures import Curve
-from orderscale_jax.formatting import MODE_WORDS, count, edge_label, enumerate_words, number, percent, points
+from orderscale_jax.figures import Curve, alternatives
+from orderscale_jax.formatting import (
+    MODE_WORDS,
+    count,
+    edge_label,
+    enumerate_words,
+    number,
+    percent,
+    points,
+    significant,
+)
 from orderscale_jax.graph import Edge, Graph, position_names
 from orderscale_jax.model import MODES
-from orderscale_jax.report.table import PAPER_MODE, Results, edge_changes
+from orderscale_jax.report.measures import CHANCE, RARE
+from orderscale_jax.report.numbers import NOUNS, denominators
+from orderscale_jax.report.published import PAPER_MODE, Results
+from orderscale_jax.report.table import edge_changes
 
 SMALL = 0.01  # of accuracy; a smaller change is called none
 
@@ -23,22 +35,24 @@ def graph_of(results: Results) -> Graph:
 
 
 def headline(results: Results) -> str:
-    """How good the model is, in one sentence or two."""
+    """How good the model is, in a few sentences."""
     val, n = results["val"], results["list_len"]
-    text = f"It writes {percent(val['accuracy'])} of the output digits right"
+    text = f"Of {_lists(results)} it writes {percent(val['sequence_accuracy'])} entirely right"
     if n > 1:
         each = [f"o{i + 1} {percent(x)}" for i, x in enumerate(val["per_position_accuracy"])]
-        text += f" ({', '.join(each)}) and {percent(val['sequence_accuracy'])} of the lists entirely right"
-    text = f"{text}, measured on {_lists(results)}."
+        digits = n * results["n_val_used"]
+        text += f", and of their {digits:,} digits {percent(val['accuracy'])} ({', '.join(each)})"
+    text += "."
     if seen := results["train"]:
         text += (
-            f" Of the training lists it writes {percent(seen['accuracy'])} of the digits right, and "
-            f"{percent(seen['sequence_accuracy'])} of them entirely."
+            f" Of the {count(seen['n_lists'], 'training list')} it writes "
+            f"{percent(seen['sequence_accuracy'])} entirely right, and {percent(seen['accuracy'])} of their "
+            f"{n * seen['n_lists']:,} digits."
         )
     if results["validation_lists_seen"]:
         text += (
-            " Its training drew validation lists too, so these numbers tell what it holds, not what it "
-            "generalises to."
+            " Its training drew validation lists too. So these numbers say what it can hold, not how well it "
+            "generalises."
         )
     return text
 
@@ -59,19 +73,17 @@ def description(results: Results) -> str:
     }
     has = [name for name, on in extras.items() if on]
     lacks = [name.removeprefix("a ").removeprefix("an ") for name, on in extras.items() if not on]
-    parts.append(
-        f"It has {enumerate_words(has)}." if has else "It has attention alone: it only mixes vectors."
-    )
-    if has and lacks:
-        parts.append(f"It has no {' or '.join(lacks)}.")
+    parts.append(f"It has {enumerate_words(has)}." if has else "It consists of attention layers only.")
+    if lacks:
+        parts.append(f"It has no {enumerate_words(lacks, 'or')}.")
     n, largest = results["list_len"], results["n_digits"] - 1
-    reads = f"It reads a list of {count(n, 'digit')} between 0 and {largest}, packs "
+    reads = f"It reads a list of {count(n, 'digit')} between 0 and {largest}. "
     if n == 1:
-        reads += "it into one token, SEP, and writes the digit down again; the outputs see nothing but SEP."
+        reads += "It must store it in one token, SEP, and write the digit again. The output sees only SEP."
     else:
         reads += (
-            "them into one token, SEP, and writes the digits down again, in order; the outputs see nothing "
-            "but SEP and the outputs before them."
+            "It must store them in one token, SEP, and write them again in the same order. The outputs see "
+            "only SEP and the outputs before them."
         )
     return " ".join([*parts, reads])
 
@@ -94,10 +106,26 @@ def information_flow(results: Results) -> list[str]:
     which = "every other edge" if critical else "every edge"
     second = f"With {which} cut at once accuracy is {percent(rest)}, intact it is {percent(intact)}: "
     if rest < intact - SMALL:
-        return [first, f"{second}edges that seem dispensable one at a time are not so together."]
-    if critical:
-        return [first, f"{second}the critical edges are all that the model needs."]
-    return [first, f"{second}attention carries nothing that accuracy depends on."]
+        second += "edges that seem dispensable one at a time are not so together."
+    elif critical:
+        second += "the critical edges are all that the model needs."
+    else:
+        second += "attention carries nothing that accuracy depends on."
+    return [first, second, *_redundant(results)]
+
+
+def _redundant(results: Results) -> list[str]:
+    """A sentence for each pair of redundant routes, where every set of edges was tried."""
+    found = (results.get("exact_circuit") or {}).get(PAPER_MODE)
+    if not found:
+        return []
+    graph, edges = graph_of(results), [Edge(*edge) for edge in found["edges"]]
+    pairs = alternatives(edges, found["accuracy_by_subset"], tolerance=found["tolerance"])
+    return [
+        f"One of two routes suffices, {_labels(graph, pair.first)} or {_labels(graph, pair.second)}: no cut "
+        f"in them is critical alone, with both routes cut accuracy changes by {points(pair.change)} points."
+        for pair in pairs
+    ]
 
 
 def ablation(results: Results, mode: str) -> list[str]:
@@ -105,11 +133,11 @@ def ablation(results: Results, mode: str) -> list[str]:
     (other,) = set(MODES) - {mode}
     edges = sorted(changes, key=changes.get)
     worst = [f"{edge_label(graph, e)} ({points(changes[e])})" for e in edges[:3] if changes[e] < -SMALL]
-    first = f"When an edge is cut and its {MODE_WORDS[mode]}, "
+    first = f"When an edge is cut (its {MODE_WORDS[mode]}), "
     if worst:
-        first += f"accuracy falls most for {enumerate_words(worst)}, in points."
+        first += f"accuracy falls most for {enumerate_words(worst)}, in percentage points."
     else:
-        first += "no edge costs a whole point of accuracy."
+        first += "no edge costs a whole percentage point of accuracy."
     best = max(edges, key=changes.get)
     if changes[best] > SMALL:
         first += f" Cutting {edge_label(graph, best)} even raises it, by {points(changes[best])}."
@@ -141,9 +169,11 @@ def circuits(results: Results) -> list[str]:
         )
         shapley, accuracy = found["shapley"], found["accuracy_by_subset"]
         most = max(range(len(edges)), key=shapley.__getitem__)
+        best = accuracy[-1] - accuracy[0]
         text += (
-            f" By Shapley value {edge_label(graph, edges[most])} counts most: {percent(shapley[most])} of "
-            f"the {percent(accuracy[-1] - accuracy[0])} by which all edges are better than none."
+            f" By Shapley value {edge_label(graph, edges[most])} counts most: it adds "
+            f"{number(100 * shapley[most])} of the {number(100 * best)} points of accuracy by which all "
+            "edges are better than none."
         )
         parts.append(text)
     return parts
@@ -156,21 +186,21 @@ def attention(results: Results) -> list[str]:
     def average(layer, query, key):
         return sum(head[query][key] for head in mean[layer]) / len(mean[layer])
 
-    alphas = [f"{average(0, n, i):.3f} to d{i + 1}" for i in range(n)]
+    alphas = [f"{number(average(0, n, i), 4)} to d{i + 1}" for i in range(n)]
     over = " (mean over heads)" if len(mean[0]) > 1 else ""
     first = f"On average SEP gives {enumerate_words(alphas)} in layer 0{over}"
     if last > 0:
         sources = range(n, 2 * n)
-        betas = [f"{average(last, 2 * n, key):.3f} to {position_names(n)[key]}" for key in sources]
+        betas = [f"{number(average(last, 2 * n, key), 4)} to {position_names(n)[key]}" for key in sources]
         first += f", and o{n} gives {enumerate_words(betas)} in layer {last}"
     first += "."
     if spread := results.get("sep_attention"):
-        deviation = f"a standard deviation of {spread['alpha_d1_std']:.3f}"
-        first += f" From list to list SEP's share for d1 varies with {deviation}."
+        deviation = number(spread["alpha_d1_std"], 4)
+        first += f" From list to list SEP's attention to d1 varies: its standard deviation is {deviation}."
     mean, differs = results["mean_pattern_accuracy"], "how attention differs from list to list"
-    second = f"With every pattern replaced by its mean, accuracy is {percent(mean)}"
+    second = f"With every pattern replaced by its mean, {_share(results, mean, 'outputs')} are right"
     if (lost := results["val"]["accuracy"] - mean) > SMALL:
-        return [first, f"{second}, {100 * lost:.1f} points less: {differs} carries information."]
+        return [first, f"{second}, {100 * lost:.2f} points fewer: {differs} carries information."]
     return [first, f"{second}: accuracy does not depend on {differs}."]
 
 
@@ -184,18 +214,18 @@ def sep_attention(results: Results) -> list[str]:
         what, gap = ("wrong", right) if wrong is None else ("right", wrong)
         return [
             f"No list is {what}, so right and wrong lists cannot be compared.",
-            f"On average {which} lie {gap:.3f} apart{averaged}.",
+            f"On average {which} are {number(gap, 4)} apart{averaged}.",
         ]
     first = (
-        f"{which} lie {right:.3f} apart on average in lists that come out right and {wrong:.3f} in those "
-        f"that do not{averaged}."
+        f"{which} are {number(right, 4)} apart on average in lists that come out right, and "
+        f"{number(wrong, 4)} in lists that come out wrong{averaged}."
     )
     if wrong <= right / 2:
-        second = "gather where SEP attends to the digits alike."
+        second = "are found where SEP attends to both digits alike."
     elif wrong < right:
-        second = "lie somewhat closer to equal attention, but do not gather there."
+        second = "are somewhat closer to equal attention, but less than twice as close."
     else:
-        second = "lie no closer to equal attention than right ones: the model does not fail there."
+        second = "are no closer to equal attention than right ones."
     return [first, f"Wrong lists {second}"]
 
 
@@ -203,20 +233,21 @@ def difference(results: Results) -> list[str]:
     found, swap = results["logit_difference"], results["alpha_swap_full_model"]
     base, final = found["base_l_o1"], found["final"]
     if base is None:
-        return ["No list has two different digits.", "So their logits have no difference to take apart."]
+        return ["No list has two different digits.", "So there is no difference of their logits."]
     name, value = max(found["terms"].items(), key=lambda term: abs(term[1]))
     before, after = (f"{number(abs(x))} {'below' if x < 0 else 'above'}" for x in (base, final))
     first = (
-        f"In o1 the logit of d2 lies {before} that of d1; six terms bring it to {after} in o2, the largest "
-        f"being {TERMS[name].text} with {number(value)}."
+        f"In o1 the logit of d2 is {before} that of d1, as a mean over "
+        f"{found['n_examples']:,} lists of two different digits. Six terms bring it to {after} in o2. The "
+        f"largest of them is {TERMS[name].text} with {number(value)}."
     )
-    unchanged = found["o2_accuracy_alpha_unchanged"]
+    keys = ("alpha_unchanged", "alpha1_1_alpha2_0", "alpha1_0_alpha2_1")
+    own, exchanged, printed = (percent(found[f"o2_accuracy_{key}"]) for key in keys)
     second = (
-        f"With α₁ = 1, α₂ = 0 put into the difference alone o2 is right in "
-        f"{percent(found['o2_accuracy_alpha1_1_alpha2_0'])} of the lists, with α₁ = 0, α₂ = 1 in "
-        f"{percent(found['o2_accuracy_alpha1_0_alpha2_1'])}, and in {percent(unchanged)} as it is. "
-        f"Exchanging α₁ and α₂ in the running model reverses both outputs in "
-        f"{percent(swap['both_reversed'])} of the lists."
+        f"In the equations o2 is right in {own} of {count(results['n_val_used'], 'list')}. With α₁ = 1 and "
+        f"α₂ = 0 put into the difference alone it is right in {exchanged} of them, with α₁ = 0 and α₂ = 1 in "
+        f"{printed}. Exchanging α₁ and α₂ in the running model reverses both outputs in "
+        f"{_share(results, swap['both_reversed'], 'different')}."
     )
     return [first, second]
 
@@ -226,57 +257,63 @@ def order(results: Results) -> list[str]:
     share = {name: percent(effect["reversed"]) for name, effect in found["exchange"].items()}
     right = {name: percent(effect["right"]) for name, effect in found["exchange"].items()}
     first = (
-        "Reversing a list changes two things in SEP. The weights of the position vectors P₁ and P₂ alone, "
-        f"set to those of the reversed list, reverse both outputs in {share['positions_of_reversed']} of "
-        f"the {count(found['n_lists'], 'list')} with two different digits; those of the digits' vectors "
-        f"E[d1] and E[d2] in {share['embeddings_of_reversed']}; both, which is all of its SEP, in "
-        f"{share['reversed_list']}. Exchanging α₁ and α₂ does so in {share['alphas']}, a random vector as "
-        "long as the change of the positions' weights in "
-        f"{percent(found['random_vectors']['positions_of_reversed']['reversed'])}. With P₁ and P₂ weighted "
-        f"equally {right['even_positions']} are right, with E[d1] and E[d2] {right['even_embeddings']}; "
-        f"{percent(found['intact']['right'])} are right with nothing changed."
+        "When a list is reversed, two things change in SEP: the weights of the position vectors P₁ and P₂, "
+        f"and the weights of the digits' vectors E[d1] and E[d2]. Measured on {found['n_lists']:,} lists of "
+        f"two different digits: the first change alone reverses both outputs in "
+        f"{share['positions_of_reversed']} of them, the second in {share['embeddings_of_reversed']}, both "
+        f"together in {share['reversed_list']}. Exchanging α₁ and α₂ does so in {share['alphas']}, and a "
+        "random vector as long as the first change in "
+        f"{percent(found['random_vectors']['positions_of_reversed']['reversed'])}."
+    )
+    second = (
+        f"With nothing changed {percent(found['intact']['right'])} of these lists are right, with P₁ and P₂ "
+        f"weighted equally {right['even_positions']}, with E[d1] and E[d2] weighted equally "
+        f"{right['even_embeddings']}."
     )
     same = found["same_digit_larger"]
-    second = (
-        f"In {percent(same)} of the pairs of digits the same digit has the larger α in both orders: α₁ is a "
+    third = (
+        f"The same digit has the larger α in both orders in {_share(results, same, 'pairs')}. α₁ is a "
         "logistic function of g(d1) − g(d2) + c, with one number g for each digit."
     )
     if same > 0.5:
-        second += " Which α is larger says mostly which digits they are, not in which order they stand."
-    return [first, second]
+        third += " Which α is larger says mostly which digits they are, not in which order they are."
+    return [first, second, third]
 
 
 def wrong_lists(results: Results) -> list[str]:
     found, used = results["wrong_lists"], results["n_val_used"]
     if not found["lists"]:
-        return [f"None of {count(used, 'list')} is wrong.", "So there is nothing to see in the plane."]
+        return [f"None of {count(used, 'list')} is wrong.", "So the plane is empty."]
     each = [f"o{i + 1} in {amount:,}" for i, amount in enumerate(found["by_output"])]
     are = "is" if found["lists"] == 1 else "are"
     first = f"{found['lists']:,} of {count(used, 'list')} {are} wrong: {enumerate_words(each)}."
-    p, test = found["structure_p_value"], "chi-squared test on 4 x 4 cells of the plane"
+    p, test = found["structure_p_value"], "A chi-squared test on 4 × 4 equal parts of the plane"
     if p is None:
-        second = "There are too few wrong or too few right lists to say whether they lie in special places."
-    elif p > 0.01:
-        second = f"A {test} finds no structure (p = {p:.2g})."
+        return [first, "There are too few wrong or too few right lists to test where they are."]
+    second = f"{test} gives p = {significant(p, 2).replace('-', '−')}: "
+    if p >= CHANCE:
+        second += f"no sign that they are in special places (p is at least {CHANCE})."
+    elif p >= RARE:
+        second += f"a weak sign that they are in special places (p is below {CHANCE}, but not below {RARE})."
     else:
-        second = f"They do not lie at random: a {test} gives p = {p:.1g}."
+        second += f"they are not spread at random (p is below {RARE})."
     return [first, second]
 
 
 def training(history: Sequence[Curve]) -> list[str]:
-    """Of the runs themselves, which `results` do not hold."""
+    """Of the validations of a training run, attempt by attempt."""
     best = max(history, key=lambda curve: max(curve.accuracy))
     reached = max(best.accuracy)
     step = best.steps[list(best.accuracy).index(reached)]
     several = len(history) > 1
     first = (
-        f"{count(len(history), 'attempt')} at training {'are' if several else 'is'} on record; the best "
-        f"accuracy, {percent(reached)}, was met after {count(int(step), 'step')}"
+        f"{count(len(history), 'attempt')} at training {'were' if several else 'was'} logged. The best "
+        f"validation accuracy is {percent(reached)}, after {count(int(step), 'step')}"
         f"{f' of {best.label}' if several else ''}."
     )
-    through, at = percent(TRANSITION_ACCURACY), best.transition
+    through, at = percent(TRANSITION_ACCURACY, None), best.transition
     if at is None:
-        return [first, f"It never passed {through}, so it has not broken through."]
+        return [first, f"It never passed {through}: it did not break through."]
     return [first, f"It broke through {through} at step {int(best.steps[at]):,}."]
 
 
@@ -286,19 +323,41 @@ def separability(results: Results) -> list[str]:
     which = "o1 and o2" if n == 2 else "neighbouring outputs"
     first = "Projected on the position vectors, "
     if found["separable"]:
-        margin = f", with a margin of {found['margin']:.3f}" if found["margin"] is not None else ""
-        first += f"a plane separates the residuals of {which} in every list{margin}."
+        margin = f", with a margin of {number(found['margin'], 4)}" if found["margin"] is not None else ""
+        first += f"the residuals of {which} are separated by a plane in every list{margin}."
     else:
         first += (
-            f"no plane separates the residuals of {which}; the best found has {percent(found['accuracy'])} "
-            "of them on the right side."
+            f"no plane separates the residuals of {which}. The best plane found has "
+            f"{_share(results, found['accuracy'], 'points')} on their right side."
         )
     second = (
-        f"Kept only as far as it lies in the span of the position vectors, the residual spells "
-        f"{percent(span['accuracy'])} of the digits right, against "
-        f"{percent(results['val']['accuracy'])} in full."
+        "Keep only the part of each residual that is a weighted sum of position vectors: then "
+        f"{_share(results, span['accuracy'], 'outputs')} are right. With the whole residual "
+        f"{percent(results['val']['accuracy'])} are."
     )
     return [first, second]
+
+
+def fixed_set(results: Results) -> str:
+    """What the authors' newer runs of this architecture reach, in a sentence; empty if there are none."""
+    found = results["published"]["fixed_set"]
+    if found is None:
+        return ""
+    given = {name: percent(value, None) for name, value in found.items() if name != "runs"}
+    if "mean" in given:
+        reach = f"a mean accuracy of {given['mean']}"
+        reach += f" (standard deviation {given['deviation']})" if "deviation" in given else ""
+        reach += f", median {given['median']}" if "median" in given else ""
+        reach += f", {given['min']} to {given['max']}" if "min" in given else ""
+    else:
+        reach = f"{given['min']} to {given['max']}"
+    runs = f"{found['runs']} newer runs" if "runs" in found else "newer runs"
+    return f"On the fixed training set the authors' {runs} of this architecture reach {reach}."
+
+
+def _share(results: Results, fraction: float, whole: str) -> str:
+    """`91.45 % of 4,000 outputs`; `whole` is a name of `denominators`."""
+    return f"{percent(fraction)} of {denominators(results)[whole]:,} {NOUNS[whole]}"
 
 
 def _lists(results: Results) -> str:

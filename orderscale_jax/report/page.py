@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
 import jinja2
 import markupsafe
-import numpy as np
 
 from orderscale_jax.analysis import Study
 from orderscale_jax.explorer import explorer_html, why_no_explorer
 from orderscale_jax.figures import Curve
 from orderscale_jax.figures.style import STYLE
-from orderscale_jax.formatting import MODE_WORDS, count, edge_label, enumerate_words, percent, points
+from orderscale_jax.formatting import (
+    MODE_WORDS,
+    count,
+    edge_label,
+    enumerate_words,
+    number,
+    percent,
+    points,
+    scientific,
+)
 from orderscale_jax.graph import Edge
 from orderscale_jax.model import MODES
 from orderscale_jax.report import captions
-from orderscale_jax.report.claims import judge_claims
-from orderscale_jax.report.table import (
-    CHECKPOINT_NAMES,
-    Results,
-    number_table,
-    published_checkpoints,
-    published_fixed_set,
-    published_grid,
-    published_kind,
-    recipe_grid,
-)
+from orderscale_jax.report.claims import verdicts_text
+from orderscale_jax.report.numbers import Number, Whole
+from orderscale_jax.report.published import MARKS, Results, origin, published_kind
+from orderscale_jax.report.rules import HERE, rules
+from orderscale_jax.report.table import number_table
 
-N_EXAMPLES = 5  # lists that the explorer offers: the first right ones and the first wrong ones
 NAMES = {
     "exact_circuit": "circuits among all sets of edges",
     "circuit": "closed form",
@@ -52,23 +53,18 @@ WHY_NO_CHECKPOINT = (
 )
 
 
-def render_page(
-    found: Study, results: Results, images: Mapping[str, bytes], *, history: Sequence[Curve] = ()
-) -> str:
+def render_page(found: Study, results: Results, images: Mapping[str, bytes]) -> str:
     """The whole HTML page.
 
     Args:
-      found: the study, for the explorer and the list of arrays.
-      results: the same as `tabulate` gives it.
-      images: the figures as PNG, by name (`write.draw`).
-      history: the training run behind the picture `training_curves`.
+      found: the study, for the explorer.
+      results: the same as `complete` gives it.
+      images: the figures as PNG, by name (`write.draw`), which lie in the folder `figures` beside the page.
     """
     model = found.observation.model
     graph, config = model.config.graph, results["config"]
-    why_none = why_no_explorer(model)
-    explorer = "" if why_none else explorer_html(model, examples=example_lists(found))
-    kind = published_kind(results)
-    theirs = {kind: published_checkpoints()[kind]} if kind else {}
+    pictures, claims = _pictures(results, images), _claims(results)
+    of_paper = {claim["picture"] for claim in claims}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("orderscale_jax.report"),
         autoescape=True,
@@ -76,7 +72,8 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"percent": percent, "points": points, "count": count}
+    forms = {f.__name__: f for f in (percent, points, count, number, scientific, origin)}
+    environment.globals |= forms | {"marks": MARKS, "here": HERE}
     style = resources.files(__package__).joinpath("templates", "report.css").read_text("utf-8")
     return environment.get_template("report.html.jinja").render(
         style=markupsafe.Markup(style),
@@ -84,40 +81,38 @@ def render_page(
         title=f"{count(config['n_layers'], 'layer')}, lists of {count(results['list_len'], 'digit')}",
         description=captions.description(results),
         headline=captions.headline(results),
+        verdicts={source: verdicts_text(counts) for source, counts in results["verdicts"].items()},
         numbers=number_table(results),
-        kind=kind,
-        source_name=CHECKPOINT_NAMES.get(kind),
+        kind=published_kind(results),
         why_no_checkpoint=WHY_NO_CHECKPOINT,
-        grid=published_grid(results),
-        recipe=recipe_grid(results),
-        fixed_set=published_fixed_set(results),
-        pictures=_pictures(results, images, history),
+        fixed_set=captions.fixed_set(results),
+        pictures=pictures,
+        others=[name for name in pictures if name not in of_paper],
         separability=captions.separability(results) if "separability" in results else None,
-        explorer=markupsafe.Markup(explorer),
-        why_no_explorer=why_none,
+        explorer=markupsafe.Markup(_explorer(found, results)),
+        why_no_explorer=why_no_explorer(model),
         modes=[f"Cut, {MODE_WORDS[mode]}" for mode in MODES],
-        edges=_edges(results, theirs.get(kind)),
+        edges=_edges(results),
         dead=len(graph.edges) - len(graph.live_edges),
-        several_heads=config["n_heads"] > 1,
-        claims=judge_claims({kind: results}, theirs) if kind else [],
-        parameters=found.parameters,
+        claims=claims,
         missing=_missing(results),
     )
 
 
-def example_lists(found: Study) -> np.ndarray:
-    """The first few lists, a wrong one among them if there is one."""
-    seen = found.observation
-    right, wrong = (np.flatnonzero(of)[:N_EXAMPLES] for of in (seen.list_correct, ~seen.list_correct))
-    chosen = np.concatenate([right[: N_EXAMPLES - min(len(wrong), 2)], wrong[:2]])
-    return seen.lists[chosen if len(chosen) else [0]]
+def _explorer(found: Study, results: Results) -> str:
+    """The explorer of the model; empty if there is none."""
+    model = found.observation.model
+    if why_no_explorer(model):
+        return ""
+    unseen = None if results["validation_lists_seen"] else found.observation.lists
+    name = results["name"] or "this model"
+    return explorer_html(model, name=name, validation=unseen, circuits=found.circuits or None)
 
 
-def _pictures(
-    results: Results, images: Mapping[str, bytes], history: Sequence[Curve]
-) -> list[dict[str, Any]]:
-    """Title, image in base64, width in inches and sentences on what it shows, of every picture there is."""
+def _pictures(results: Results, images: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """By name: title, image in base64, width in inches and sentences on what a picture shows."""
     cuts = {mode: functools.partial(captions.ablation, mode=mode) for mode in MODES}
+    history = [Curve(**curve) for curve in results["history"]]
     shows = {
         "information_flow": ("How information flows", captions.information_flow),
         **{
@@ -131,8 +126,9 @@ def _pictures(
         "wrong_lists": ("Where the wrong lists lie", captions.wrong_lists),
         "training_curves": ("Training", lambda _: captions.training(history)),
     }
-    return [
-        {
+    return {
+        name: {
+            "name": name,
             "title": title,
             "image": base64.b64encode(images[name]).decode("ascii"),
             "inches": int.from_bytes(images[name][16:20], "big") / STYLE["savefig.dpi"],  # from PNG's header
@@ -140,19 +136,53 @@ def _pictures(
         }
         for name, (title, say) in shows.items()
         if name in images
-    ]
+    }
 
 
-def _edges(results: Results, theirs: Results | None) -> list[dict[str, Any]]:
-    """A row per live edge: attention and what cutting it costs in each mode, ours and published."""
-    graph = captions.graph_of(results)
-    sources = [results, *([theirs] if theirs else [])]
+def _claims(results: Results) -> list[dict[str, Any]]:
+    """The claims, each with the paper's figure that shows it, and keys of its numbers in the results."""
+    figures = {rule.key: rule.figure for rule in rules(kind)} if (kind := published_kind(results)) else {}
+    out = []
+    for i, claim in enumerate(results["claims"]):
+        number_of_figure, picture = figures[claim["key"]] or (None, None)
+        rows: dict[str, dict[str, Any]] = {}
+        for source in ("published", "ours"):
+            for key, measured in _judged(claim[source], f"claims.{i}.{source}.numbers"):
+                noun = measured.of.noun if measured.of else ""
+                row = {"label": measured.label, "noun": noun, "published": [], "ours": []}
+                rows.setdefault(measured.label, row)[source].append((key, measured))
+        out.append(claim | {"rows": list(rows.values()), "figure": number_of_figure, "picture": picture})
+    return out
+
+
+def _judged(judged: Mapping[str, Any], place: str) -> Iterator[tuple[str, Number]]:
+    """The numbers of a judgement, each after its key in the results; so is what it is a share of."""
+    for i, said in enumerate(judged["numbers"]):
+        here = f"{place}.{i}"
+        of = Whole(f"{here}.of.amount", said["of"]["amount"], said["of"]["noun"]) if "of" in said else None
+        yield f"{here}.value", Number(said["place"], said["value"], said["text"], said["label"], of)
+
+
+def _edges(results: Results) -> list[dict[str, Any]]:
+    """A row per live edge: what it reads and what cutting it costs in each mode, ours and published.
+
+    Every number is a pair of its key in `results.json` and the number.
+    """
+    graph, theirs = captions.graph_of(results), results["published"]["results"]
+    sources = {"": results} | ({"published.results.": theirs} if theirs else {})
     return [
         {
             "label": edge_label(graph, edge),
-            "attention": [_attention(source, edge) for source in sources],
+            "attention": [_attention(source, edge, prefix) for prefix, source in sources.items()],
             "changes": [
-                [source["ablation"][mode]["edges"][i]["delta"] for source in sources] for mode in MODES
+                [
+                    (
+                        f"{prefix}ablation.{mode}.edges.{i}.delta",
+                        source["ablation"][mode]["edges"][i]["delta"],
+                    )
+                    for prefix, source in sources.items()
+                ]
+                for mode in MODES
             ],
             "critical": [mode for mode in MODES if list(edge) in results["ablation"][mode]["critical"]],
         }
@@ -161,9 +191,11 @@ def _edges(results: Results, theirs: Results | None) -> list[dict[str, Any]]:
     ]
 
 
-def _attention(results: Results, edge: Edge) -> float:
-    """Mean attention of an edge; of several heads the largest."""
-    return max(head[edge.query][edge.key] for head in results["mean_pattern"][edge.layer])
+def _attention(results: Results, edge: Edge, prefix: str) -> tuple[str, float]:
+    """Mean attention of an edge, of several heads the largest, after its key."""
+    of_heads = [head[edge.query][edge.key] for head in results["mean_pattern"][edge.layer]]
+    head = of_heads.index(max(of_heads))
+    return f"{prefix}mean_pattern.{edge.layer}.{head}.{edge.query}.{edge.key}", of_heads[head]
 
 
 def _missing(results: Results) -> list[tuple[str, str]]:

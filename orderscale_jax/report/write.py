@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,7 +17,13 @@ from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import count
 from orderscale_jax.model import MODES
 from orderscale_jax.report.page import render_page
-from orderscale_jax.report.table import PAPER_MODE
+from orderscale_jax.report.published import (
+    PAPER_MODE,
+    published_checkpoints,
+    published_figures,
+    published_kind,
+)
+from orderscale_jax.report.record import complete
 from orderscale_jax.task import Split
 from orderscale_jax.training.claim import LOG, SUMMARY
 
@@ -46,7 +53,7 @@ def write_report(
       history: the training run, if it is known (`read_history`).
 
     Returns:
-      The results.
+      The results, as `complete` gives them.
 
     Raises:
       OSError: `output` cannot be written.
@@ -61,29 +68,51 @@ def write_report(
         n_val_total=len(split.validation),
         validation_lists_seen=validation_lists_seen,
     )
-    output, images = files.place(output), {}
-    for title, figure in draw(found, history).items():
+    results = complete(results, history)
+    output, images, kind = files.place(output), {}, published_kind(results)
+    published = (
+        figures.read_published(published_checkpoints()[kind], published_figures()[kind]) if kind else None
+    )
+    for title, figure in draw(found, history, published).items():
         png, _ = figures.save(figure, output / "figures" / title)
         images[title] = png.read_bytes()
     files.write_json(output / "results.json", results)
-    files.write_text(output / "report.html", render_page(found, results, images, history=history))
+    files.write_text(output / "report.html", render_page(found, results, images))
     return results
 
 
-def draw(found: Study, history: Sequence[figures.Curve] = ()) -> dict[str, Figure]:
-    """Every figure that applies, by file name without suffix; `history` is the training run, if known."""
-    drawn = {"information_flow": figures.information_flow(flow(found))}
+def draw(
+    found: Study, history: Sequence[figures.Curve] = (), published: figures.Published | None = None
+) -> dict[str, Figure]:
+    """Every figure that applies and shows something, by file name without suffix.
+
+    Args:
+      found: the study.
+      history: the training run, if known.
+      published: the published checkpoint of the same architecture; the paper's four figures then show it
+        on the left, on the same scales.
+    """
+
+    def beside(name: str) -> Any:
+        return getattr(published, name, None)
+
+    panels = [flow(found)]
+    if published:
+        panels = [published.flow, dataclasses.replace(*panels, title="this model")]
+    drawn = {"information_flow": figures.information_flow(*panels)}
     drawn |= {f"ablation_{mode}": figures.ablation_matrix(found.ablations[mode]) for mode in MODES}
     if found.circuits:
         drawn["circuit_lattice"] = figures.circuit_lattice(found.circuits)
-    drawn["attention_histograms"] = figures.attention_histograms(found.attention)
+    drawn["attention_histograms"] = figures.attention_histograms(found.attention, beside("attention"))
     if found.sep:
-        drawn["sep_attention"] = figures.sep_attention_scores(found.sep)
-        drawn["wrong_lists"] = figures.wrong_lists(found.errors, found.observation.model.config.n_digits)
+        drawn["sep_attention"] = figures.sep_attention_scores(found.sep, beside("sep"))
+        if len(found.errors.lists):
+            n_digits = found.observation.model.config.n_digits
+            drawn["wrong_lists"] = figures.wrong_lists(found.errors, n_digits)
     if found.order:
         drawn["order_exchanges"] = figures.order_exchanges(found.order)
     if found.difference:
-        drawn["difference_bars"] = figures.difference_bars(found.difference)
+        drawn["difference_bars"] = figures.difference_bars(found.difference, beside("difference"))
     if history:
         drawn["training_curves"] = figures.training_curves(*history)
     return drawn
@@ -95,15 +124,20 @@ def flow(found: Study) -> figures.Flow:
     nodes = lens.predicted[0].copy()
     nodes[0] = lens.embedding[0]  # as in the paper, the input column is without positions
     layers = {1: "one layer", 2: "two layers", 3: "three layers"}
-    n_layers = seen.graph.n_layers
+    n_layers, ablation = seen.graph.n_layers, found.ablations[PAPER_MODE]
+    table, routes = found.circuits.get(PAPER_MODE), ()
+    if table is not None:
+        routes = figures.alternatives(table.edges, table.values(), tolerance=ablation.tolerance)
     return figures.Flow(
         title=layers.get(n_layers, count(n_layers, "layer")),
-        ablation=found.ablations[PAPER_MODE],
+        ablation=ablation,
         patterns=found.attention.mean_pattern,
         lens=nodes,
         n_digits=seen.model.config.n_digits,
         patterns_of=f"mean over {count(len(seen.lists), 'list')}",
         example=tuple(seen.lists[0].tolist()),
+        outputs=tuple(seen.predictions[0].tolist()),
+        alternatives=routes,
     )
 
 
