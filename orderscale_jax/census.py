@@ -89,7 +89,7 @@ def resample(table: CircuitTable, n_resamples: int, seed: int) -> np.ndarray:
     """Accuracy [R, K] of every set on lists drawn with replacement from those of the table.
 
     Raises:
-      UserError: `table` is none, or a number is below 0.
+      UserError: `table` is not a CircuitTable, or a number is below 0.
     """
     check_kind("table", table, CircuitTable)
     seed, n_resamples = checks.check_seed(seed), checks.whole_number("n_resamples", n_resamples, 0)

@@ -40,9 +40,9 @@ class TrainConfig:
     Attributes:
       batch_size: lists per step, over all devices.
       batches: where they come from. `reshuffle`: the training set in a new order every epoch, an
-        incomplete last batch dropped; `replay`: the first epoch's batches for ever, as published;
+        incomplete last batch dropped; `replay`: the first epoch's batches again and again, as published;
         `resample`: drawn from the training set with replacement; `mirrored`: drawn likewise and each
-        list turned round with probability 1/2, so that both orders come equally often; `sampled`:
+        list reversed with probability 1/2, so that both orders come equally often; `sampled`:
         drawn from all lists.
       max_steps: steps of one attempt; a run of three attempts may take three times as many.
       learning_rate: of AdamW (betas 0.9 and 0.999).
@@ -52,11 +52,11 @@ class TrainConfig:
         command line `PATTERN FIELD VALUE` with semicolons between, in place of all those of the
         configuration. The pattern is a regular expression for whole array names, `blocks.1.attn.W_[QK]` or,
         from the end, `blocks.-1.attn.W_[QK]` (with ten layers and more, `blocks.1.*` names block 10 too);
-        of two for the same array and field the later one counts. The field is learning_rate (0 leaves the
-        array as it was drawn but for its weight decay, which then goes on at train.learning_rate, and
-        computes no gradient for it), weight_decay, epsilon, beta2, gradient_noise, initial_scale (a factor
-        on what is drawn), first_step or last_step (the array is trained from the one on and before the
-        other; outside it stays as it is, while Adam's moments follow its gradient).
+        of two for the same array and field the later one counts. The field is learning_rate (with 0 the
+        array is not trained and no gradient is computed for it; its weight decay goes on, at
+        train.learning_rate), weight_decay, epsilon, beta2, gradient_noise, initial_scale (a factor on the
+        initial values), first_step or last_step (the array is trained from first_step on and before
+        last_step; outside it stays as it is, while Adam's moments follow its gradient).
       scores: what becomes of the scores of the last layer's outputs that choose between several keys,
         while training and in its validations: `free`, nothing; `bounded`, c tanh(s / c); `divided`, s / c;
         `penalized`, the training loss gets c times their mean square; `shifted`, c is added to those of
@@ -165,7 +165,9 @@ def _overrides(entries) -> tuple[tuple[str, str, float], ...]:
 
 
 def as_drawn(pattern: str, **more: float) -> tuple[tuple[str, str, float], ...]:
-    """The overrides that leave the arrays of a pattern as they were drawn, without learning or decay.
+    """The overrides that leave arrays at their random initial values, without learning or weight decay.
+
+    The arrays are those whose names match `pattern`.
 
     `as_drawn(LAST_SCORES)` is the recipe of the configurations `two_layer` and `two_layer_fresh`.
     """
@@ -175,7 +177,7 @@ def as_drawn(pattern: str, **more: float) -> tuple[tuple[str, str, float], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What stands at the top of a configuration.
+    """Options at the top level of a configuration.
 
     Attributes:
       seed: decides the initial weights and the batches; of several runs it is the first one's.
@@ -214,7 +216,7 @@ class WandbConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """What stands at the top of the configuration of a sweep, beside base and grid.
+    """Options at the top level of the configuration of a sweep, beside base and grid.
 
     Attributes:
       seeds: runs of each cell.

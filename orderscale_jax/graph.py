@@ -40,7 +40,7 @@ class Graph:
     """The information-flow graph of a model with `n_layers` layers on lists of `list_len` digits.
 
     Raises:
-      UserError: one of them is no whole number from 1 on; later, where what is asked for needs more memory
+      UserError: one of them is not a whole number of at least 1; later, if a property needs more memory
         than there is.
     """
 

@@ -1,4 +1,4 @@
-"""Arrays and JSON in one directory that is either whole or not there; the only room that touches orbax.
+"""Arrays and JSON in one directory that is either whole or not there; the only module that uses orbax.
 
 A directory is written beside its final place, read back, and then renamed: what has the final name is
 complete. `SHA256SUMS` in it names every other file and tells damage done later. In an object store

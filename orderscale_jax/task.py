@@ -34,11 +34,11 @@ class TaskConfig:
       train_fraction: share of the lists that trains; the rest validates.
       split_seed: seed of the permutation that splits; 0 is the published split.
       split: `published` permutes lists. The others permute sets of digits, of which a list is one order:
-        `paired` puts all orders of a set on the same side, so that every order of a list that trains
-        trains too; `one_order` trains one order of a set at most (give a
+        `paired` puts all orders of a set on the same side, so that of a training list every other
+        order is a training list, too; `one_order` trains at most one order of a set (give a
         task.train_fraction below 1 / n!).
       paired_share: with `paired`, the share of the training lists that come as whole sets, in all their
-        orders; of other sets one order trains, which of a list of equal digits is all there is.
+        orders; of the other sets one order trains (a list of equal digits has only one).
     """
 
     list_len: int = 2
@@ -79,7 +79,7 @@ class TaskConfig:
 
     @property
     def n_shared_out(self) -> int:
-        """Lists that a split shares out between training and validation: all, or all but duplicates."""
+        """How many lists a split divides between training and validation: all, or all but duplicates."""
         return self.n_lists - (0 if self.duplicates == "all" else self.n_digits)
 
     @property

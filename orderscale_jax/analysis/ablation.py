@@ -223,7 +223,7 @@ def _cut_residuals(model: ListTransformer, lists, renormalize: bool, head: int |
 
 
 def _count_replaced(model: ListTransformer, lists, mode: str, head: int | None, affordable, seed: int):
-    """As `count_right`, for modes in which something stands in for the message of an edge that is cut."""
+    """As `count_right`, for modes in which the message of a cut edge is replaced."""
     config, (graphdef, params) = model.config, nnx.split(model)
     replaced = replacements(model, lists, mode, seed=seed, head=head)
     size = max(1, CHUNK_BYTES // (8 * config.n_layers * config.n_positions * config.d_model))

@@ -47,7 +47,7 @@ class AttentionStatistics(Printable):
 
 
 def attention_statistics(observation: Observation) -> AttentionStatistics:
-    """Mean patterns, what is lost by using them, and the alphas and betas of every list (section 4)."""
+    """Mean patterns, the accuracy with them, and the alphas and betas of every list (section 4)."""
     check_kind("observation", observation, Observation)
     mean = observation.patterns.mean(1, dtype=np.float64).astype(np.float32)
     return AttentionStatistics(
@@ -60,7 +60,7 @@ def attention_statistics(observation: Observation) -> AttentionStatistics:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SepAttention(Printable):
-    """Are lists lost where SEP attends to two digits alike? (P pairs of digits)
+    """Are lists wrong where SEP attends to two digits nearly alike? (P pairs of digits)
 
     Attributes:
       layer: where SEP reads.

@@ -64,7 +64,7 @@ class Circuit(Printable):
 
 
 def misfits(config: ModelConfig) -> tuple[str, ...]:
-    """What about a model the equations do not describe; empty if they hold."""
+    """What in a model the equations do not describe; empty if they hold."""
     check_kind("config", config, ModelConfig)
     shape = {
         count(config.n_layers, "layer"): config.n_layers != 2,
@@ -122,8 +122,8 @@ def _circuit(observation: Observation, part: slice, E, P, U) -> Circuit:
 class ClosedForm(Printable):
     """The closed form beside the model, both in float64.
 
-    In float32 the comparison says nothing: logits of several hundred, as long training makes them,
-    are rounded by more than the equations could be wrong.
+    In float32 the comparison says nothing: after long training logits are several hundred, and their
+    rounding errors are larger than any error of the equations.
 
     Attributes:
       max_abs_diff: [2], largest difference of any logit of o1 and of o2 to the model's.

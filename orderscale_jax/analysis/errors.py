@@ -45,7 +45,7 @@ def list_errors(lists: np.ndarray, outcome: Outcome) -> ListErrors:
     """The lists [B, n] that `outcome` got wrong.
 
     Raises:
-      UserError: `outcome` is none, or of other lists.
+      UserError: `outcome` is not an Outcome, or is of other lists.
     """
     lists = _of_outcome(lists, outcome)
     wrong = ~outcome.list_correct
@@ -53,7 +53,7 @@ def list_errors(lists: np.ndarray, outcome: Outcome) -> ListErrors:
 
 
 def structure_p_value(lists: np.ndarray, wrong: np.ndarray, n_digits: int) -> float:
-    """Probability of wrong lists lying as unevenly in the plane of two digits if they lay by chance.
+    """Probability that wrong lists are as unevenly spread over the plane of two digits by chance.
 
     A chi-squared test on 4 x 4 cells of each pair of digits; the smallest of them, times the number
     of pairs. NaN if there are no pairs, or too few wrong (or right) lists to tell.
@@ -95,7 +95,7 @@ class OutputErrors(Printable):
       n_lists, n_wrong: lists, and those for which this output is wrong.
       equals_prediction: [n], the wrong token is what o_k was predicted to be (1 for itself).
       equals_digit: [n], the wrong token is the list's digit d_k.
-      others_correct: [n], o_k is right all the same (0 for itself).
+      others_correct: [n], o_k is right nevertheless (0 for itself).
       frequent: the most frequent wrong tokens with their counts, most frequent first.
       example_lists, example_predictions: the first few wrong lists [<=5, n] and their answers.
     """
@@ -128,7 +128,7 @@ def output_errors(lists: np.ndarray, outcome: Outcome) -> tuple[OutputErrors, ..
     """The errors of every output over `lists` [B, n]; for n = 2 the second is the o2 error analysis.
 
     Raises:
-      UserError: `outcome` is none, or of other lists.
+      UserError: `outcome` is not an Outcome, or is of other lists.
     """
     lists = _of_outcome(lists, outcome)
     return tuple(_errors_of(output, lists, outcome) for output in range(lists.shape[1]))

@@ -92,7 +92,7 @@ def exchange_in_model(observation: Observation, first: int = 0, second: int = 1)
 
 
 def exchange_reads(patterns: np.ndarray, query: int, first: int, second: int) -> np.ndarray:
-    """Patterns [L, B, H, T, T] in which `query` reads `first` and `second` the other way round in layer 0."""
+    """Patterns [L, B, H, T, T] with `query`'s weights of `first` and `second` in layer 0 exchanged."""
     exchanged = patterns.copy()
     exchanged[0, :, :, query, [first, second]] = patterns[0, :, :, query, [second, first]]
     return exchanged

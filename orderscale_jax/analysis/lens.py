@@ -1,4 +1,4 @@
-"""Which token does each residual already spell? The logit lens."""
+"""Which token would the model answer with each residual? The logit lens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LogitLens(Printable):
       embedding: int [B, T], the lens on the token embedding alone, without position: the input
         column of the paper's Figure 1.
       predicted: int [B, L+1, T], the lens on the residual before layer 0, then after every layer.
-      agreement: [L+1, T, n], the fraction of lists in which the lens at a place spells digit d_i.
+      agreement: [L+1, T, n], the fraction of lists in which the lens gives digit d_i at this place.
     """
 
     tokens: np.ndarray
@@ -32,7 +32,7 @@ class LogitLens(Printable):
     agreement: np.ndarray
 
     def table(self) -> str:
-        """At every position and layer the digit that the lens spells most often, and how often."""
+        """At every position and layer the digit that the lens gives most often, and how often."""
         n_layers, n = len(self.agreement) - 1, self.agreement.shape[-1]
         rows = [("spells", "input", *(f"after L{layer}" for layer in range(n_layers)))]
         for name, shares in zip(position_names(n), self.agreement.swapaxes(0, 1), strict=True):

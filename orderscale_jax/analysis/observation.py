@@ -75,7 +75,7 @@ class Outcome(Printable):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Observation(Outcome):
-    """A model, lists, and what the analyses need to know of its undisturbed pass over them.
+    """A model, lists, and what the analyses need of a forward pass without interventions.
 
     Attributes:
       model, lists: what was observed; lists int32 [B, n].
@@ -151,8 +151,8 @@ def intervene(
 ) -> Outcome:
     """Runs the observed model over the observed lists again, with something changed on the way.
 
-    Most analyses pass through one compiled function, so patterns and weights are always filled in with
-    what changes nothing where they are not given.
+    Most analyses use one compiled function. Patterns and weights that are not given are therefore filled in
+    with values that change nothing.
 
     Args:
       keep: weights [L, H|1, T, T] that multiply the patterns (`model.keep_weights`).

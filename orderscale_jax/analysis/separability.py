@@ -145,7 +145,7 @@ class Reconstruction(Printable):
 
 
 def reconstruct_from_positions(observation: Observation) -> Reconstruction:
-    """Keeps of each final residual only what lies in the span of the position vectors, and unembeds it."""
+    """Projects each final residual onto the span of the position vectors, and unembeds the projection."""
     check_kind("observation", observation, Observation)
     P = np.asarray(observation.model.pos_embed.W_pos[...], np.float64)
     onto_span = np.linalg.pinv(P) @ P  # [D, D]

@@ -33,7 +33,7 @@ SAME = 1e-3  # how far nats and logits may differ, also relatively, between two 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Comparison(Printable):
-    """What rankings of edges are worth, by method.
+    """How good the rankings of edges by several methods are.
 
     Attributes:
       graph, mode: of the table.
@@ -83,7 +83,7 @@ def compare(
     measure: str | None = None,
     tolerance: float = 0.01,
 ) -> Comparison:
-    """Ranks the edges in every way there is and judges the rankings by a complete table.
+    """Ranks the edges by every method and judges the rankings by a complete table.
 
     Args:
       model, lists: those of the table.
@@ -158,7 +158,7 @@ def _check_same(model: ListTransformer, lists: np.ndarray, table: CircuitTable):
 
 
 def single_edge(values: np.ndarray) -> np.ndarray:
-    """What all edges are worth less all without one, [E]: ablation of single edges."""
+    """The worth of all edges less that of all but one, [E]: ablation of single edges."""
     values = as_game(values)
     n_edges, full = count_edges(values), len(values) - 1
     return values[full] - values[full ^ (1 << np.arange(n_edges))]
@@ -218,7 +218,7 @@ def kernel_shap(values: np.ndarray, n_samples: int | None = None, seed: int = 0)
       seed: of the drawing.
 
     Raises:
-      UserError: no set is to be drawn, or the seed is none.
+      UserError: no set is to be drawn, or the seed is not valid.
     """
     values, seed = as_game(values), check_seed(seed)
     n_edges, full = count_edges(values), len(values) - 1

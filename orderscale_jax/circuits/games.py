@@ -1,8 +1,8 @@
 """Edges as players of a cooperative game: what each set of them is worth says who matters, and how together.
 
 A game is an array [2^E] of the worth of every set, bit e of the index telling that edge e is in it (as
-`CircuitTable.values` gives it); what is none is told by `as_game`. Sums over subsets take E passes over the
-array, so everything here is exact and quick up to 16 edges.
+`CircuitTable.values` gives it); `as_game` refuses what is not a game. Sums over subsets take E passes over
+the array, so everything here is exact and quick up to 16 edges.
 
 Sources: Shapley (1953); the interaction index of Grabisch and Roubens (1999); Moebius transform as in Rota
 (1964), whose coefficients are also called Harsanyi dividends.
@@ -28,7 +28,7 @@ ROUNDING = 1e-9  # a set that loses just the tolerance is sufficient, however it
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Circuits(Printable):
-    """What a complete table says of the circuits in a model.
+    """What a complete table says about the circuits in a model.
 
     Attributes:
       graph, mode: of the table.
@@ -37,8 +37,8 @@ class Circuits(Printable):
       intact, empty: the worth of all edges and of none.
       minimal: indices of the sufficient sets of which no proper subset is sufficient, smallest first.
       smallest: those of them with the fewest edges.
-      damaging: sets of edges, as indices, that it takes to damage the model: cut together, what is left is
-        not sufficient, and the same is true of no proper subset of them.
+      damaging: minimal damaging cuts, as indices: the rest is not sufficient if such a set is cut, and still
+        sufficient if any proper subset of it is cut.
       shapley: float [E], the Shapley value of each edge.
       interactions: float [E, E], the Shapley interaction index of each pair; 0 on the diagonal.
       moebius: float [2^E], what a set is worth beyond all its proper subsets together.
@@ -204,7 +204,7 @@ def shapley_values(values: np.ndarray) -> np.ndarray:
 def interactions(values: np.ndarray) -> np.ndarray:
     """Shapley interaction indices [E, E]: what a pair is worth beyond its two edges, averaged over sets.
 
-    Above 0 the edges need each other, below 0 one can stand in for the other.
+    Above 0 the edges need each other, below 0 one can replace the other.
     """
     dividends = moebius(values)
     n_edges = count_edges(dividends)
@@ -220,12 +220,12 @@ def interactions(values: np.ndarray) -> np.ndarray:
 def pair_kinds(values: np.ndarray, tolerance: float) -> dict[str, int]:
     """How many pairs of edges are of each kind when they are cut from the intact model.
 
-    `or`: cutting both costs more than the two cuts alone together, by more than the tolerance: one edge
-    stands in for the other. `and`: it costs less, by more than that: each is needed for what the other does.
+    `or`: cutting both costs more than the two cuts alone together, by more than the tolerance: one edge can
+    replace the other. `and`: it costs less, by more than that: each is needed for what the other does.
     `additive`: neither, and cutting both costs more than the tolerance. `idle`: it costs no more.
 
     Raises:
-      UserError: the game is none, or the tolerance is not a number, 0 or more.
+      UserError: the game is not valid, or the tolerance is not a number, 0 or more.
     """
     values = as_game(values)
     check_tolerance(tolerance, "a game")

@@ -156,7 +156,7 @@ def greedy_circuit(
     No single edge of what is left can be cut any more; smaller circuits may exist.
 
     Raises:
-      UserError: as `score_sets` does, the tolerance is none, or there is no live edge.
+      UserError: as `score_sets` does, the tolerance is not valid, or there is no live edge.
     """
     lists = _checked(model, lists, measure)
     check_tolerance(tolerance, measure)
@@ -195,8 +195,8 @@ def search_circuits(
     """Tries every set of at most `most_edges` live edges; finds all minimal circuits of that size or less.
 
     Raises:
-      UserError: as `score_sets` does, the tolerance is none, there are too many such sets, or there is no
-        live edge.
+      UserError: as `score_sets` does, the tolerance is not valid, there are too many such sets, or there is
+        no live edge.
     """
     lists = _checked(model, lists, measure)
     check_tolerance(tolerance, measure)

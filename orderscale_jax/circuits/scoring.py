@@ -77,7 +77,7 @@ def mark_ranking(scores: np.ndarray, values: np.ndarray, members: np.ndarray) ->
       members: bool [E], whether an edge is in a minimal circuit (`in_minimal`).
 
     Raises:
-      UserError: there is not a finite score or a truth value for each edge, or the game is none.
+      UserError: there is not a finite score or a truth value for each edge, or the game is not valid.
     """
     values = as_game(values)
     shapley = shapley_values(values)

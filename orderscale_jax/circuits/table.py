@@ -156,8 +156,8 @@ def circuit_table(
 
     Raises:
       UserError: the mode does not exist, there are no lists or they do not fit the model, some of its weights
-        are not finite, the seed is none, or the model has too many edges: then `score_sets` takes the sets
-        that are wanted, and `circuits.sampling` draws some.
+        are not finite, the seed is not valid, or the model has too many edges. In that case use `score_sets`
+        with the sets that you want, or `circuits.sampling`, which draws some.
     """
     check_kind("model", model, ListTransformer)
     lists = np.asarray(model.config.check_lists(lists))

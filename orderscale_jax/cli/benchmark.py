@@ -233,7 +233,7 @@ def time_to_accuracy(tell, n_seeds: int):
 
 
 def step_limit(tell, setup, ours):
-    """Time of a two-layer step over the time its unavoidable work takes on this machine.
+    """Time of a two-layer step divided by the time of its main parts alone on this machine.
 
     Unavoidable are the softmax of both outputs' logits, one more pass over them, and the matrix
     products that make the logit table and carry its gradient back.

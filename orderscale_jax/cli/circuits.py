@@ -5,7 +5,7 @@
 Written to the output directory: results.json, with the accuracy of every set,
 the minimal circuits and the Shapley value of every edge, for each meaning of
 a cut, and the figure circuit_lattice as .png and .pdf. With --compare the
-scores of cheaper methods stand in results.json as `rankings`, and there is a
+scores of cheaper methods are in results.json as `rankings`, and there is a
 figure regret_curves too. Models with more than 16 live edges have too many
 sets: --samples=200 draws so many random orders of the edges, and searches
 greedily; then there is results.json alone.

@@ -86,7 +86,7 @@ class ModelConfig:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that a model learns."""
+        """How many numbers a model learns."""
         D, L = self.d_model, self.n_layers
         attention = (2 + self.learn_wv + self.learn_wo) * D * D + 4 * D * self.bias
         mlp = self.mlp * (8 * D * D + 5 * D * self.bias)
@@ -95,7 +95,7 @@ class ModelConfig:
         return tables + norms + L * (attention + mlp + norms * (1 + self.mlp))
 
     def check_size(self):
-        """UserError if no model of this size can be had here: for its memory, or for what compiling takes."""
+        """UserError if a model of this size needs too much memory here, or too long to compile."""
         advice = "give fewer digits or layers, shorter lists or a smaller d_model"
         weights = FLOAT * self.n_parameters
         check_memory(weights, "the weights of this model take", advice)
@@ -115,7 +115,7 @@ class ModelConfig:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """What sets this model apart from the plain one (one head, frozen projections, attention alone).
+        """What sets this model apart from the plain one (one head, frozen projections, attention only).
 
         Where it is empty, residuals are scales of source vectors (`model.scales`).
         """

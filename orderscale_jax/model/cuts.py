@@ -29,7 +29,7 @@ CHUNK = 2048  # lists whose traces are alive at once
 
 
 def replacements(model: ListTransformer, lists, mode: str, *, seed: int = 0, head: int | None = None):
-    """The messages [E, B|1, D] that stand in for those of live edges that are cut; None where nothing does.
+    """The messages [E, B|1, D] that replace those of cut live edges; None where nothing does.
 
     Args:
       model: any model.

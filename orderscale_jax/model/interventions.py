@@ -43,7 +43,7 @@ class Interventions:
         of the final ones (index L).
       residuals_at: bool [L+1, T], the positions at which `residuals` replace; needed with them.
       added: vectors [L, B|1, T, D] added to what a position reads in layer 0 … L-1: a direction to steer
-        along, or the messages that stand in for those of edges that are cut.
+        along, or the messages that replace those of cut edges.
     """
 
     keep: jax.Array | None = None
@@ -79,7 +79,7 @@ def keep_weights(config: ModelConfig, edges: Iterable[Edge | str], *, head: int 
 
 
 def patch(model: nnx.Module, donors, layer: int, position: int | str) -> Interventions:
-    """The intervention that puts the residual of other lists in place of a list's own at one place.
+    """The intervention that replaces a list's residual at one position and layer by that of another list.
 
     Args:
       model: the ListTransformer that will be run.

@@ -275,7 +275,7 @@ def bind(config: ModelConfig, params) -> ListTransformer:
 
 
 def init_params(config: ModelConfig, key):
-    """Fresh parameters (Normal(0, 0.8/sqrt(d_model)); biases 0) for a typed key."""
+    """Fresh parameters (Normal(0, 0.8/sqrt(d_model)); biases 0) from a typed random key."""
     return nnx.state(ListTransformer(config, rngs=nnx.Rngs(params=key)), nnx.Param)
 
 
@@ -292,7 +292,7 @@ def matching_arrays(config: ModelConfig, pattern: str) -> tuple[str, ...]:
     A pattern with `blocks.-` counts layers from the end: `blocks.-1.attn.W_Q` is that of the last one.
 
     Raises:
-      UserError: the pattern is none, or there is no such array.
+      UserError: `pattern` is not a regular expression, or there is no such array.
     """
     names = array_names(config)
     try:

@@ -1,4 +1,4 @@
-"""Which device computes what; the only room that says pmap, core or memory.
+"""Which device computes what; the only module that uses pmap, cores or memory.
 
 R runs go over D local devices: whole runs where there are enough of them, otherwise shares of every
 run's batch, with gradients averaged.

@@ -1,8 +1,8 @@
-"""Who trains which runs, where several processes do: shares that know nothing of each other.
+"""Which process trains which runs, if there are several: shares that know nothing of each other.
 
-Runs share nothing, so the processes do not talk while they train. Each takes its share, on its own devices
-and in a directory that all of them see, and whoever finds all shares complete writes what belongs to all.
-A share that died is started again by the same command; its neighbours never notice.
+Runs share nothing, so the processes do not communicate. Each trains its share, on its own devices and in
+a directory that all of them can see. The process that finds all shares complete writes the common files.
+If a process died, the same command starts its share again; the others are not affected.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """From a configuration to trained models in a directory.
 
 A work directory holds `config.json`, `metrics.jsonl` (a line per validation and run), `states/` while
-the runs go on, and at the end `checkpoint/` (the best run's weights), `members/` (every run's, where
-there are several) and `summary.json`. It is this configuration's once a first stretch has run, and one
-process's at a time (`owner`).
+the runs train, and at the end `checkpoint/` (the best run's weights), `members/` (every run's, where
+there are several) and `summary.json`. It belongs to this configuration from the end
+of the first stretch on, and to one process at a time (`owner`).
 
 Where several processes share the runs (`shares`), each has its states and its log in `parts/I_of_P`
 until all are complete; then the directory is what one process would have left.
@@ -72,7 +72,7 @@ def train(
       UserError: the configuration is wrong or for sweeps only; `workdir` holds runs of another one or of
         another number of shares, or is in use by another process; its states or notes are damaged, or the
         checkpoint of its finished runs is; there are more shares than runs.
-      FileExistsError: `workdir` holds a `checkpoint` that is none.
+      FileExistsError: `workdir/checkpoint` is not a checkpoint.
       Interrupted: it was wanted; the runs are saved as they were after the last stretch.
       OSError: the system refuses to read or write.
     """
