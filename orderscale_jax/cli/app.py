@@ -26,7 +26,8 @@ def run(command: ModuleType, argv: list[str]) -> NoReturn:
     """Runs `command.main()` under absl, with its flags as `argv` sets them; ends the process.
 
     Args:
-      command: has a docstring, flags made by `arguments.define`, and `main`.
+      command: has a docstring, flags made by `arguments.define`, and `main`; perhaps `ARGUMENT`, the flag
+        that may be given as a bare word, too.
       argv: the name of the command as it is called, then its arguments.
     """
     if any(argument in HELP for argument in argv[1:]):
@@ -39,7 +40,7 @@ def run(command: ModuleType, argv: list[str]) -> NoReturn:
         if sys.stdout is not None:  # as where it was closed
             sys.stdout.flush()  # here a closed pipe is noticed while `answer` listens
 
-    app.run(main, argv, flags_parser=_parse)
+    app.run(main, _named(command, argv), flags_parser=_parse)
 
 
 def guard(command: Callable[[], None]):
@@ -81,6 +82,14 @@ def answer(wanted: signals.OnSignal, command: Callable[[], None]):
 def first_line(docstring: str | None) -> str:
     """The summary of a docstring, without the full stop."""
     return (docstring or "").strip().partition("\n")[0].removesuffix(".")
+
+
+def _named(command: ModuleType, argv: list[str]) -> list[str]:
+    """The arguments with the name of the flag before a bare word that stands first, where there is one."""
+    holder = getattr(command, "ARGUMENT", None)
+    if holder is None or len(argv) < 2 or argv[1].startswith("-"):
+        return argv
+    return [argv[0], f"--{holder.name}={argv[1]}", *argv[2:]]
 
 
 def _parse(argv: list[str]) -> list[str]:

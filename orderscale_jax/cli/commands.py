@@ -17,6 +17,7 @@ COMMANDS = (
     "train",
     "reproduce",
     "analyze",
+    "explore",
     "circuits",
     "census",
     "import-torch",

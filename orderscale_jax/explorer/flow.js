@@ -1,136 +1,190 @@
-// The information-flow graph: five edges, drawn as wide as their attention, each a button that cuts it.
-// Shares one scope with explorer.js, which holds the state and what changes it.
-const NAMES = ["d1", "d2", "SEP", "o1", "o2"];
-const column = (position) => 68 + 74 * position;
-const ROW_Y = [46, 194, 342];
-const NODE = { width: 52, height: 32 };
-// Where an edge starts and ends: [position, layer, offset from the node's middle].
-const EDGE_VIEWS = [
-  { edge: "L0 SEP<-d1", from: [0, 0, 0], to: [2, 1, -10], at: 0.27, symbol: "α₁", weight: (r) => r.alpha[0], kind: "d1" },
-  { edge: "L0 SEP<-d2", from: [1, 0, 0], to: [2, 1, 10], at: 0.5, symbol: "α₂", weight: (r) => r.alpha[1], kind: "d2" },
-  { edge: "L1 o1<-SEP", from: [2, 1, -10], to: [3, 2, 0], at: 0.74, symbol: "", weight: (r) => r.gamma, kind: "read" },
-  { edge: "L1 o2<-SEP", from: [2, 1, 10], to: [4, 2, -11], at: 0.45, symbol: "βₛ", weight: (r) => r.beta[0], kind: "read" },
-  { edge: "L1 o2<-o1", from: [3, 1, 0], to: [4, 2, 11], at: 0.18, symbol: "βₒ", weight: (r) => r.beta[1], kind: "read" },
-];
-const LIVE_NODES = ["0 0", "1 0", "2 0", "3 0", "4 0", "2 1", "3 1", "4 1", "3 2", "4 2"]; // position, layer
+// The information-flow graph: every edge that can matter, as wide as its attention, each a button that cuts it.
+const COLUMNS = [68, 126, 184, 242, 300];
+const FLOW_WIDTH = 328;
+const NODE = { width: 46, height: 30 };
+const GAP = { 2: 142, 3: 122 }; // between rows, by the number of layers
+const TOP = 44;
+// Where on its way an edge carries its weight (from 0 to 1), so that no two meet; by layer counted from the end.
+const LABELS = {
+  2: { "0 SEP d1": 0.26, "0 SEP d2": 0.62, "1 o1 SEP": 0.83, "1 o2 SEP": 0.47, "1 o2 o1": 0.13 },
+  3: {
+    "0 d1 d1": 0.8, "0 d2 d1": 0.25, "0 SEP d1": 0.66, "0 SEP d2": 0.28, "1 SEP d1": 0.22, "1 SEP d2": 0.62,
+    "1 o1 SEP": 0.84, "1 o2 SEP": 0.47, "1 o2 o1": 0.13, "2 o1 SEP": 0.84, "2 o2 SEP": 0.47, "2 o2 o1": 0.13,
+  },
+};
+const SYMBOLS = { "L0 SEP<-d1": "α₁", "L0 SEP<-d2": "α₂", "L1 o2<-SEP": "βₛ", "L1 o2<-o1": "βₒ" }; // of two layers
+const rowTop = (layers, layer) => TOP + GAP[layers] * layer;
+const SVG = "http://www.w3.org/2000/svg";
 
-function edgeSentence(view, weight, isCut) {
-  const [layer, query, key] = view.edge.match(/L(\d) (\w+)<-(\w+)/).slice(1);
-  const what = `Layer ${layer}: ${query} reads ${key}`;
-  return isCut ? `${what}, cut. Press to restore.` : `${what} with weight ${weightText(weight)}. Press to cut.`;
+function svgElement(tag, attributes = {}, text) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
-function drawGraphOnce() {
-  const parts = [];
-  NAMES.forEach((name, position) => {
-    parts.push(`<text class="osx-head" x="${column(position)}" y="18">${name}</text>`);
-    parts.push(`<path class="osx-residual" d="M${column(position)} ${ROW_Y[0]}V${ROW_Y[2]}"/>`);
-  });
-  [["input"], ["after", "layer 0"], ["after", "layer 1"]].forEach((lines, layer) => {
-    const top = ROW_Y[layer] + 4 - 7 * (lines.length - 1);
-    lines.forEach((line, i) => parts.push(`<text class="osx-row" x="0" y="${top + 14 * i}">${line}</text>`));
-  });
-  for (const view of EDGE_VIEWS) {
-    parts.push(
-      `<g class="osx-edge osx-${view.kind}" data-edge="${view.edge.replace("<", "&lt;")}" role="button" tabindex="0">` +
-        `<title></title><path class="osx-hit"/><path class="osx-line"/><path class="osx-tip"/>` +
-        `<rect class="osx-pill" height="22" rx="11"/><text class="osx-weight"></text></g>`,
-    );
-  }
-  NAMES.forEach((_, position) => {
-    ROW_Y.forEach((y, layer) => {
-      const x = column(position);
-      if (!LIVE_NODES.includes(`${position} ${layer}`)) {
-        parts.push(`<circle class="osx-dead" cx="${x}" cy="${y}" r="3"/>`);
-        return;
-      }
-      const box = `x="${x - NODE.width / 2}" y="${y - NODE.height / 2}" width="${NODE.width}" height="${NODE.height}"`;
-      parts.push(
-        `<g class="osx-node" data-node="${position} ${layer}"><rect ${box} rx="9"/>` +
-          (position === 2 && layer === 1 ? `<path class="osx-share-d1"/><path class="osx-share-d2"/>` : "") +
-          `<text x="${x}" y="${y + 5}"></text></g>`,
-      );
+function edgeKind({ layer, query, key }) {
+  if (key === 0) return "d1";
+  if (key === 1) return "d2";
+  return "read";
+}
+
+function makeFlow(svg, toggle) {
+  let drawnFor = null;
+  let edgeViews = [];
+  let nodes = {};
+  let verdicts = [];
+
+  // The frame for a model of so many layers; what changes is filled in by `draw`.
+  function build(model) {
+    const L = model.L;
+    const height = rowTop(L, L) + NODE.height / 2 + 24;
+    svg.setAttribute("viewBox", `0 0 ${FLOW_WIDTH} ${height}`);
+    svg.replaceChildren();
+    POSITIONS.forEach((name, position) => {
+      svg.append(svgElement("text", { class: "osx-head", x: COLUMNS[position], y: 18 }, name));
+      const line = `M${COLUMNS[position]} ${TOP}V${rowTop(L, L)}`;
+      svg.append(svgElement("path", { class: "osx-residual", d: line }));
     });
-  });
-  for (const [i, position] of [3, 4].entries()) {
-    parts.push(`<text class="osx-verdict" data-verdict="${i}" x="${column(position)}" y="378"></text>`);
+    for (let layer = 0; layer <= L; layer++) {
+      const lines = layer ? ["after", `L${layer - 1}`] : ["input"];
+      lines.forEach((text, i) => {
+        const y = rowTop(L, layer) + 4 - 8 * (lines.length - 1) + 16 * i;
+        svg.append(svgElement("text", { class: "osx-row", x: 0, y }, text));
+      });
+    }
+    const alive = new Set(POSITIONS.map((_, position) => `${position} 0`));
+    const edges = model.edges.map(parseEdge);
+    for (const { layer, query, key } of edges) {
+      alive.add(`${key} ${layer}`);
+      alive.add(`${query} ${layer + 1}`);
+    }
+    for (const output of [3, 4]) for (let layer = 0; layer <= L; layer++) alive.add(`${output} ${layer}`);
+    edgeViews = edges.map((edge) => buildEdge(edge, edges, L));
+    nodes = {};
+    for (let layer = 0; layer <= L; layer++) {
+      POSITIONS.forEach((_, position) => {
+        const [x, y] = [COLUMNS[position], rowTop(L, layer)];
+        if (!alive.has(`${position} ${layer}`)) {
+          svg.append(svgElement("circle", { class: "osx-dead", cx: x, cy: y, r: 3 }));
+          return;
+        }
+        const group = svgElement("g", { class: "osx-node", "data-node": `${position} ${layer}` });
+        const box = { x: x - NODE.width / 2, y: y - NODE.height / 2, width: NODE.width, height: NODE.height, rx: 8 };
+        const text = svgElement("text", { x, y: y + 5 });
+        const shares = [svgElement("path", { class: "osx-share-d1" }), svgElement("path", { class: "osx-share-d2" })];
+        group.append(svgElement("rect", box), ...(position === 2 && layer ? shares : []), text);
+        svg.append(group);
+        nodes[`${position} ${layer}`] = { group, text, shares };
+      });
+    }
+    verdicts = [3, 4].map((position) => {
+      const text = svgElement("text", { class: "osx-verdict", x: COLUMNS[position], y: height - 6 });
+      svg.append(text);
+      return text;
+    });
+    drawnFor = L;
   }
-  el.flow.innerHTML = parts.join("");
-  for (const group of el.flow.querySelectorAll(".osx-edge")) {
-    const toggle = () => {
-      const edge = group.dataset.edge;
-      const cuts = state.cuts.includes(edge) ? state.cuts.filter((x) => x !== edge) : [...state.cuts, edge];
-      change({ cuts });
+
+  function buildEdge(edge, edges, L) {
+    const group = svgElement("g", {
+      class: `osx-edge osx-${edgeKind(edge)}`, "data-edge": edge.label, role: "button", tabindex: "0",
+    });
+    const parts = {
+      title: svgElement("title"),
+      hit: svgElement("path", { class: "osx-hit" }),
+      line: svgElement("path", { class: "osx-line" }),
+      tip: svgElement("path", { class: "osx-tip" }),
+      pill: svgElement("rect", { class: "osx-pill", height: 22, rx: 11 }),
+      text: svgElement("text", { class: "osx-weight" }),
     };
-    group.addEventListener("click", toggle);
+    group.append(...Object.values(parts));
+    svg.append(group);
+    group.addEventListener("click", () => toggle(edge.label));
     group.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
       event.preventDefault();
-      toggle();
+      toggle(edge.label);
+    });
+    // Edges that meet in a node arrive and leave side by side.
+    const beside = (end) => {
+      const sharing = edges.filter((x) => x.layer === edge.layer && x[end] === edge[end] && x.query !== x.key);
+      const at = sharing.findIndex((x) => x.label === edge.label);
+      return at < 0 ? -15 : 18 * (at - (sharing.length - 1) / 2);
+    };
+    const from = [COLUMNS[edge.key] + (edge.query === edge.key ? -15 : beside("key") * 0.6), rowTop(L, edge.layer) + NODE.height / 2];
+    const to = [COLUMNS[edge.query] + beside("query"), rowTop(L, edge.layer + 1) - NODE.height / 2];
+    const place = LABELS[L][`${edge.layer} ${POSITIONS[edge.query]} ${POSITIONS[edge.key]}`];
+    const symbol = L === 2 ? (SYMBOLS[edge.label] ?? "") : "";
+    return { edge, group, parts, from, to, place, symbol };
+  }
+
+  function edgeSentence({ edge }, weight, isCut) {
+    const what = `Layer ${edge.layer}: ${POSITIONS[edge.query]} reads ${POSITIONS[edge.key]}`;
+    return isCut ? `${what}, cut. Press to restore.` : `${what} with weight ${weightText(weight)}. Press to cut.`;
+  }
+
+  function drawEdge(view, weight, isCut) {
+    const { group, parts, symbol } = view;
+    const [[x1, y1], [x2, y2]] = [view.from, view.to];
+    const length = Math.hypot(x2 - x1, y2 - y1);
+    const [dx, dy] = [(x2 - x1) / length, (y2 - y1) / length];
+    const width = isCut ? 1.5 : 1 + 8 * Math.min(weight, 1);
+    const [tip, half] = [8 + width / 2, 3.5 + width / 2];
+    const [bx, by] = [x2 - tip * dx, y2 - tip * dy];
+    const [lx, ly] = [x1 + view.place * (x2 - x1), y1 + view.place * (y2 - y1)];
+    const label = isCut ? "✕ cut" : symbol ? `${symbol} ${weightText(weight)}` : weight.toFixed(2);
+    const pill = symbol ? 62 : 42;
+    group.classList.toggle("osx-cut", isCut);
+    group.setAttribute("aria-pressed", String(isCut));
+    group.setAttribute("aria-label", edgeSentence(view, weight, isCut));
+    parts.title.textContent = edgeSentence(view, weight, isCut);
+    parts.hit.setAttribute("d", `M${x1} ${y1}L${x2} ${y2}`);
+    parts.line.setAttribute("d", `M${x1} ${y1}L${bx} ${by}`);
+    parts.line.style.strokeWidth = width;
+    parts.tip.setAttribute("d", `M${x2} ${y2}L${bx - half * dy} ${by + half * dx}L${bx + half * dy} ${by - half * dx}Z`);
+    parts.pill.setAttribute("x", lx - pill / 2);
+    parts.pill.setAttribute("y", ly - 11);
+    parts.pill.setAttribute("width", pill);
+    parts.text.setAttribute("x", lx);
+    parts.text.setAttribute("y", ly + 4.5);
+    parts.text.textContent = label;
+  }
+
+  // SEP's lower edge: how much of each digit's vector it holds; the full width is a scale of 1, or their sum.
+  function drawShares(node, y, [first, second]) {
+    const [left, full] = [COLUMNS[2] - 19, 38];
+    const scale = full / Math.max(1, first + second);
+    const [split, end] = [left + scale * first, left + scale * (first + second)];
+    const bottom = y + 12;
+    node.text.setAttribute("y", y + 1);
+    node.shares[0].setAttribute("d", `M${left} ${bottom}H${split}v-6H${left}Z`);
+    node.shares[1].setAttribute("d", `M${split} ${bottom}H${end}v-6H${split}Z`);
+  }
+
+  function draw(model, state, result) {
+    if (drawnFor !== model.L) build(model);
+    for (const view of edgeViews) drawEdge(view, result.weights[view.edge.label], state.cuts.includes(view.edge.label));
+    for (const [key, node] of Object.entries(nodes)) {
+      const [position, layer] = key.split(" ").map(Number);
+      const residual = result.residuals[layer][position];
+      let [text, kind] = [POSITIONS[position], "osx-station"];
+      if (position < 2) [text, kind] = [String(state.list[position]), `osx-d${position + 1}`];
+      else if (position === 2 && layer) drawShares(node, rowTop(model.L, layer), [residual[D1], residual[D2]]);
+      else if (position > 2) {
+        const hasRead = layer === model.L || residual[S] !== 0 || residual[D1] !== 0 || residual[D2] !== 0;
+        const token = layer === model.L ? result.predictions[position - 3] : result.lens[layer][position];
+        [text, kind] = hasRead ? [tokenName(model, token), `osx-said ${roleClass(state, token)}`] : ["MASK", "osx-empty"];
+      }
+      node.group.setAttribute("class", `osx-node ${kind}`);
+      node.text.textContent = text;
+    }
+    result.predictions.forEach((token, i) => {
+      const isRight = token === state.list[i];
+      verdicts[i].textContent = isRight ? "right" : "wrong";
+      verdicts[i].setAttribute("class", `osx-verdict ${isRight ? "" : "osx-wrong"}`);
     });
   }
-}
 
-function drawEdge(view, result) {
-  const group = el.flow.querySelector(`[data-edge="${view.edge}"]`);
-  const isCut = state.cuts.includes(view.edge);
-  const weight = view.weight(result);
-  const [x1, y1] = [column(view.from[0]) + view.from[2], ROW_Y[view.from[1]] + NODE.height / 2];
-  const [x2, y2] = [column(view.to[0]) + view.to[2], ROW_Y[view.to[1]] - NODE.height / 2];
-  const length = Math.hypot(x2 - x1, y2 - y1);
-  const [dx, dy] = [(x2 - x1) / length, (y2 - y1) / length];
-  const width = isCut ? 1.5 : 1 + 9 * Math.min(weight, 1);
-  const tip = 8 + width / 2;
-  const half = 3.5 + width / 2;
-  const [bx, by] = [x2 - tip * dx, y2 - tip * dy];
-  const label = isCut ? `${view.symbol} ✕ cut` : `${view.symbol} ${weightText(weight)}`;
-  const [lx, ly] = [x1 + view.at * (x2 - x1), y1 + view.at * (y2 - y1)];
-  const pill = view.symbol ? 64 : 48;
-  group.classList.toggle("osx-cut", isCut);
-  group.setAttribute("aria-pressed", String(isCut));
-  group.setAttribute("aria-label", edgeSentence(view, weight, isCut));
-  group.querySelector("title").textContent = edgeSentence(view, weight, isCut);
-  group.querySelector(".osx-hit").setAttribute("d", `M${x1} ${y1}L${x2} ${y2}`);
-  const line = group.querySelector(".osx-line");
-  line.setAttribute("d", `M${x1} ${y1}L${bx} ${by}`);
-  line.style.strokeWidth = width;
-  group
-    .querySelector(".osx-tip")
-    .setAttribute("d", `M${x2} ${y2}L${bx - half * dy} ${by + half * dx}L${bx + half * dy} ${by - half * dx}Z`);
-  const rect = group.querySelector(".osx-pill");
-  rect.setAttribute("x", lx - pill / 2);
-  rect.setAttribute("y", ly - 11);
-  rect.setAttribute("width", pill);
-  const text = group.querySelector(".osx-weight");
-  text.setAttribute("x", lx);
-  text.setAttribute("y", ly + 4.5);
-  text.textContent = label.trim();
-}
-
-function drawNodes(result) {
-  const set = (node, text, className) => {
-    const group = el.flow.querySelector(`[data-node="${node}"]`);
-    group.setAttribute("class", `osx-node ${className}`);
-    group.querySelector("text").textContent = text;
-  };
-  set("0 0", state.digits[0], "osx-d1");
-  set("1 0", state.digits[1], "osx-d2");
-  set("2 0", "SEP", "");
-  set("2 1", "SEP", "osx-sep");
-  for (const node of ["3 0", "4 0", "3 1", "4 1"]) set(node, "MASK", "osx-empty");
-  // SEP's lower edge shows how much of each digit it holds; the full width is a weight of 1.
-  const [left, bottom] = [column(2) - 21, ROW_Y[1] + 13];
-  const split = left + 42 * Math.min(result.alpha[0], 1);
-  const end = Math.min(split + 42 * result.alpha[1], left + 42);
-  const sep = el.flow.querySelector('[data-node="2 1"]');
-  sep.querySelector("text").setAttribute("y", ROW_Y[1] + 2);
-  sep.querySelector(".osx-share-d1").setAttribute("d", `M${left} ${bottom}H${split}v-7H${left}Z`);
-  sep.querySelector(".osx-share-d2").setAttribute("d", `M${split} ${bottom}H${end}v-7H${split}Z`);
-  result.predictions.forEach((token, i) => {
-    set(`${3 + i} 2`, tokenName(token), `osx-said ${roleClass(token)}`);
-    const verdict = el.flow.querySelector(`[data-verdict="${i}"]`);
-    const isRight = token === state.digits[i];
-    verdict.textContent = isRight ? "✓ right" : "✗ wrong";
-    verdict.setAttribute("class", `osx-verdict ${isRight ? "" : "osx-wrong"}`);
-  });
+  return { draw };
 }

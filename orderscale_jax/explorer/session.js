@@ -1,0 +1,134 @@
+// What the reader has set: checked, kept in the address, undone.
+const TABS = ["tour", "weights", "outputs", "circuits", "share"];
+const UNTOUCHED = { cuts: [], mode: "renormalize", digit_weights: null, position_weights: null, patterns: {} };
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+const isChanged = (state) => Object.entries(UNTOUCHED).some(([key, value]) => key !== "mode" && !same(state[key], value));
+
+// A digit from what a reader typed; throws a sentence that can be shown.
+function parseDigit(text, name, nDigits) {
+  const trimmed = String(text).trim();
+  if (!/^\d+$/.test(trimmed) || Number(trimmed) >= nDigits) {
+    const got = trimmed === "" ? "it is empty" : `“${trimmed}” is not`;
+    throw new RangeError(`${name} must be a whole number from 0 to ${nDigits - 1}; ${got}.`);
+  }
+  return Number(trimmed);
+}
+
+function checkWeights(name, weights) {
+  const numbers = Array.isArray(weights) && weights.length === 2 && weights.every((x) => Number.isFinite(x) && x >= 0);
+  if (!numbers) throw new RangeError(`${name} must be two numbers, none below 0; got ${JSON.stringify(weights)}.`);
+  return [weights[0], weights[1]];
+}
+
+// A whole state from some of its parts; throws a sentence about the first that does not exist.
+function checkState(given, library) {
+  const known = ["model", "step", "list", ...Object.keys(UNTOUCHED), "tab", "tour"];
+  const unknown = Object.keys(given).find((key) => !known.includes(key));
+  if (unknown) throw new RangeError(`A state has no “${unknown}”; it has ${known.join(", ")}.`);
+  const state = { model: library.names[0], step: null, tab: "weights", tour: 0, ...structuredClone(UNTOUCHED), ...given };
+  if (!library.names.includes(state.model)) {
+    throw new RangeError(`There is no model “${state.model}” here; there are ${library.names.join(", ")}.`);
+  }
+  if (state.step !== null && !library.steps(state.model).includes(state.step)) {
+    throw new RangeError(`The film of ${state.model} has no step ${state.step}.`);
+  }
+  const model = library.model(state);
+  state.list = ["d1", "d2"].map((name, i) => parseDigit(state.list?.[i] ?? "", name, model.N));
+  for (const edge of state.cuts) {
+    if (!model.edges.includes(edge)) {
+      throw new RangeError(`Edge “${edge}” cannot reach an output; the edges that can: ${model.edges.join(", ")}.`);
+    }
+  }
+  state.cuts = model.edges.filter((edge) => state.cuts.includes(edge));
+  if (!["renormalize", "zero"].includes(state.mode)) {
+    throw new RangeError(`The mode of a cut is “renormalize” or “zero”, not “${state.mode}”.`);
+  }
+  for (const key of ["digit_weights", "position_weights"]) {
+    if (state[key] === null || WEIGHT_NAMES.includes(state[key])) continue;
+    if (typeof state[key] === "string") {
+      throw new RangeError(`${key} is two numbers, ${WEIGHT_NAMES.join(", ")} or null, not “${state[key]}”.`);
+    }
+    state[key] = checkWeights(key, state[key]);
+  }
+  const rows = model.choices.map(({ name }) => name).filter((name) => name !== "L0 SEP");
+  state.patterns = { ...state.patterns };
+  for (const [name, weights] of Object.entries(state.patterns)) {
+    if (!rows.includes(name)) throw new RangeError(`There is no row “${name}” to set; there are ${rows.join(", ")}.`);
+    state.patterns[name] = checkWeights(name, weights);
+  }
+  if (!TABS.includes(state.tab)) throw new RangeError(`There is no tab “${state.tab}”; there are ${TABS.join(", ")}.`);
+  if (!Number.isInteger(state.tour) || state.tour < 0 || state.tour > 4) {
+    throw new RangeError(`The tour has steps 0 to 4, not ${state.tour}.`);
+  }
+  return state;
+}
+
+// The state as the fragment of an address, with what differs from the model as it is.
+function toAddress(state) {
+  const parts = [["model", state.model]];
+  if (state.step !== null) parts.push(["step", state.step]);
+  parts.push(["list", state.list.join(",")]);
+  if (state.cuts.length) parts.push(["cut", state.cuts.map((edge) => edge.replace(" ", ".").replace("<-", ".")).join(",")]);
+  if (state.mode !== UNTOUCHED.mode) parts.push(["mode", state.mode]);
+  if (state.digit_weights !== null) parts.push(["digits", String(state.digit_weights)]);
+  if (state.position_weights !== null) parts.push(["positions", String(state.position_weights)]);
+  for (const [row, weights] of Object.entries(state.patterns)) parts.push([row.replace(" ", "."), weights.join(",")]);
+  parts.push(["tab", state.tab]);
+  if (state.tab === "tour") parts.push(["tour", state.tour + 1]);
+  return `#explorer?${parts.map(([key, value]) => `${key}=${value}`).join("&")}`;
+}
+
+// The parts of a state from such a fragment, or null if it is none; throws a sentence.
+function fromAddress(fragment) {
+  if (!fragment.startsWith("#explorer?")) return null;
+  const numbers = (text) => text.split(",").map((x) => (x.trim() === "" ? NaN : Number(x)));
+  const weights = (text) => (text.includes(",") ? numbers(text) : text);
+  const readers = {
+    model: (text) => ({ model: text }),
+    step: (text) => ({ step: Number(text) }),
+    list: (text) => ({ list: text.split(",") }),
+    cut: (text) => ({ cuts: text.split(",").map((edge) => edge.replace(".", " ").replace(".", "<-")) }),
+    mode: (text) => ({ mode: text }),
+    digits: (text) => ({ digit_weights: weights(text) }),
+    positions: (text) => ({ position_weights: weights(text) }),
+    tab: (text) => ({ tab: text }),
+    tour: (text) => ({ tour: Number(text) - 1 }),
+  };
+  const found = { patterns: {} };
+  for (const part of decodeURIComponent(fragment.slice("#explorer?".length)).split("&")) {
+    const [key, text = ""] = part.split("=");
+    if (/^L\d+\.\w+$/.test(key)) found.patterns[key.replace(".", " ")] = numbers(text);
+    else if (readers[key]) Object.assign(found, readers[key](text));
+    else throw new RangeError(`The address has an unknown part “${part}”.`);
+  }
+  return found;
+}
+
+// The states before and after the present one. Changes that share a name within a second are one.
+function makeHistory() {
+  let past = [];
+  let future = [];
+  let last = { name: null, time: 0 };
+  return {
+    add(state, name) {
+      const now = performance.now();
+      if (!(name && name === last.name && now - last.time < 1000)) past.push(state);
+      last = { name, time: now };
+      future = [];
+    },
+    undo(state) {
+      if (!past.length) return null;
+      future.push(state);
+      last = { name: null, time: 0 };
+      return past.pop();
+    },
+    redo(state) {
+      if (!future.length) return null;
+      past.push(state);
+      last = { name: null, time: 0 };
+      return future.pop();
+    },
+    canUndo: () => past.length > 0,
+    canRedo: () => future.length > 0,
+  };
+}

@@ -1,0 +1,177 @@
+"""What a reader has set on the page, as a dictionary, and what a model then says: the page's Python side.
+
+A state is what the page exports as JSON and keeps in its address. Dimensions: B lists, L layers, T = 5
+positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from orderscale_jax.checkpoint import load_pretrained, pretrained_names
+from orderscale_jax.errors import UserError, check_kind
+from orderscale_jax.explorer.film import MODEL as FILMED
+from orderscale_jax.explorer.film import film_model
+from orderscale_jax.explorer.tables import why_not_shown
+from orderscale_jax.model import MODES, Interventions, ListTransformer, keep_weights
+from orderscale_jax.model.interventions import SMALLEST_ROW_SUM
+
+WEIGHTS = ("swap", "reversed", "even")  # by name, of the two digits or the two positions in SEP
+DEFAULTS: dict[str, Any] = {
+    "model": "",
+    "step": None,
+    "list": (0, 0),
+    "cuts": (),
+    "mode": "renormalize",
+    "digit_weights": None,
+    "position_weights": None,
+    "patterns": {},
+}
+
+
+def evaluate(state: Mapping[str, Any], model: ListTransformer | None = None, lists=None) -> np.ndarray:
+    """Logits [B, 2, V] of a state of the explorer, computed by the library in residual form.
+
+    Args:
+      state: any of these, the rest as the model has it:
+        `list`, two digits;
+        `cuts`, names of edges such as `L0 SEP<-d1`, and `mode`, `renormalize` or `zero`;
+        `digit_weights` and `position_weights`, with what weights SEP reads in layer 0 the embeddings of the
+        digits, and the vectors of their positions: two numbers, `swap` (alpha_1 and alpha_2 exchanged),
+        `reversed` (as in the reversed list) or `even` (the mean of the two);
+        `patterns`, by name of a row such as `L1 o2` the weights of the keys that it reads;
+        `model`, the name of a shipped one, and `step`, one of `film_model`.
+      model: instead of the one that `state` names.
+      lists: digits [B, 2] instead of the state's own list.
+
+    Raises:
+      UserError: something of it does not exist, or the explorer cannot show this model.
+    """
+    check_kind("state", state, Mapping)
+    if unknown := sorted(set(state) - set(DEFAULTS), key=str):
+        raise UserError(f"a state has no {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
+    state = DEFAULTS | dict(state)
+    model = _model(state) if model is None else model
+    check_kind("model", model, ListTransformer)
+    config, graph = model.config, model.config.graph
+    if reason := why_not_shown(config):
+        raise UserError(reason)
+    lists = config.check_lists([state["list"]] if lists is None else lists)
+    if state["mode"] not in MODES:
+        raise UserError(f"the mode of a cut is {' or '.join(MODES)}, got {state['mode']!r}")
+    keep = keep_weights(config, state["cuts"])
+    renormalize = state["mode"] == "renormalize"
+    shape = (config.n_layers, len(lists), 1, graph.n_positions, graph.n_positions)
+    patterns, at = np.zeros(shape), np.zeros((config.n_layers, *shape[-2:]), bool)
+    for (layer, query, keys), weights in _given_patterns(model, state["patterns"]):
+        patterns[layer, :, 0, query, keys], at[layer, query, keys] = weights[:, None], True
+    added = np.zeros((config.n_layers, len(lists), graph.n_positions, config.d_model), np.float32)
+    if state["digit_weights"] is not None or state["position_weights"] is not None:
+        own, reversed_ = (_alphas(model, x) for x in (lists, lists[:, ::-1]))
+        of_digits = _weights("digit_weights", state["digit_weights"], own, reversed_[:, ::-1])
+        of_places = _weights("position_weights", state["position_weights"], own, reversed_)
+        patterns[0, :, 0, graph.sep, :2], at[0, graph.sep, :2] = of_digits, True
+        kept = keep[0, 0, graph.sep, :2]
+        more = _cut(of_places, kept, renormalize) - _cut(of_digits, kept, renormalize)
+        P = np.asarray(model.pos_embed.W_pos[...], np.float64)
+        added[0, :, graph.sep] = more @ P[:2]
+    interventions = Interventions(
+        keep=jnp.asarray(keep),
+        renormalize=renormalize,
+        patterns=jnp.asarray(patterns, jnp.float32),
+        patterns_at=jnp.asarray(at),
+        added=jnp.asarray(added),
+    )
+    return np.asarray(_logits(*nnx.split(model), lists, interventions))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef, state, lists, interventions):
+    return nnx.merge(graphdef, state)(lists, interventions)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _patterns(graphdef, state, lists):
+    return nnx.merge(graphdef, state)(lists, trace=True)[1].patterns
+
+
+def _given_patterns(model: ListTransformer, patterns: Mapping[str, Any]):
+    """Pairs of (layer, query, keys) and weights [2] of the rows that `patterns` names."""
+    check_kind("patterns", patterns, Mapping)
+    rows = rows_that_choose(model)
+    rows.pop("L0 SEP")
+    for name in patterns:
+        if name not in rows:
+            hint = ": set digit_weights and position_weights" if name == "L0 SEP" else ""
+            raise UserError(f"patterns has no row {name!r}{hint}; this model has {', '.join(rows)}")
+    return [(rows[name], _numbers(f"patterns[{name!r}]", given)) for name, given in patterns.items()]
+
+
+def rows_that_choose(model: ListTransformer) -> dict[str, tuple[int, int, list[int]]]:
+    """The rows that choose between two live edges, by name: layer, query and keys."""
+    graph, rows = model.config.graph, {}
+    for edge in graph.live_edges:
+        rows.setdefault((edge.layer, edge.query), []).append(edge.key)
+    return {
+        f"L{layer} {graph.names[query]}": (layer, query, keys)
+        for (layer, query), keys in rows.items()
+        if len(keys) > 1
+    }
+
+
+def _model(state: Mapping[str, Any]) -> ListTransformer:
+    if state["model"] not in pretrained_names():
+        raise UserError(
+            f"no shipped model is called {state['model']!r} (there are {', '.join(pretrained_names())}): "
+            "give the model that the state is of as `model`"
+        )
+    if state["step"] is None:
+        return load_pretrained(state["model"])[0]
+    if state["model"] != FILMED:
+        raise UserError(f"the film is of {FILMED}, so {state['model']} has no step {state['step']!r}")
+    return film_model(state["step"])
+
+
+def _alphas(model: ListTransformer, lists: np.ndarray) -> np.ndarray:
+    """alpha_1 and alpha_2 of the running model, [B, 2]."""
+    sep = model.config.graph.sep
+    return np.asarray(_patterns(*nnx.split(model), lists)[0, :, 0, sep, :2], np.float64)
+
+
+def _weights(name: str, wanted: Any, own: np.ndarray, of_reversed: np.ndarray) -> np.ndarray:
+    """Weights [B, 2] by what the state says of them."""
+    if wanted is None:
+        return own
+    if isinstance(wanted, str):
+        if wanted not in WEIGHTS:
+            raise UserError(f"{name} is two numbers or one of {', '.join(WEIGHTS)}, got {wanted!r}")
+        even = np.broadcast_to(own.mean(1, keepdims=True), own.shape)
+        return {"swap": own[:, ::-1], "reversed": of_reversed, "even": even}[wanted]
+    return np.broadcast_to(_numbers(name, wanted), own.shape)
+
+
+def _numbers(name: str, given: Any) -> np.ndarray:
+    try:
+        weights = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        weights = np.full(1, np.nan)
+    if weights.shape != (2,) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise UserError(f"{name} must be two numbers, none below 0; got {given!r}")
+    return weights
+
+
+def _cut(weights: np.ndarray, kept: np.ndarray, renormalize: bool) -> np.ndarray:
+    """Weights [B, 2] of a row after its cuts, as the model makes them of its own."""
+    left = weights * kept
+    if not renormalize:
+        return left
+    total = left.sum(1, keepdims=True)
+    scale = 1 + (weights - left).sum(1, keepdims=True) / np.maximum(total, SMALLEST_ROW_SUM)
+    return left * np.where(total > 0, scale, 0)

@@ -1,0 +1,124 @@
+"""A model as the few tables of which its logits and scores are sums.
+
+With one head and frozen identity projections every residual is a sum of the vectors with which the list
+enters: the embeddings of its digits, the two vectors of their positions, and what SEP, o1 and o2 start with.
+These are the *atoms*. Logits are linear in a residual and scores in the two that meet, so tables by atom are
+the whole model, and a page can compute with them what the model does.
+
+Dimensions: N digits, A = N+5 atoms, V = N+2 vocabulary, L layers, R rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from orderscale_jax.checkpoint import from_named_arrays
+from orderscale_jax.formatting import count, enumerate_words
+from orderscale_jax.graph import Graph
+from orderscale_jax.model import ListTransformer, ModelConfig
+
+PLACES = ("P1", "P2", "SEP", "o1", "o2")  # the atoms after the digits, in this order
+LAYERS = (2, 3)  # of models that are shown
+MOST_DIGITS = 128  # so that all N^2 lists fit a map
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """What a model of lists of two digits computes with.
+
+    Attributes:
+      n_digits: N.
+      logits: [A, V], what each atom adds to the logits.
+      scores: by layer, [R, A]: what an atom of the query and one of the key add to their score (divided by
+        the square root of d_head).
+      rows: by layer, the atoms of queries that `scores` has, [R]; of others no score is ever needed.
+    """
+
+    n_digits: int
+    logits: np.ndarray
+    scores: tuple[np.ndarray, ...]
+    rows: tuple[np.ndarray, ...]
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.scores)
+
+
+def why_not_shown(config: ModelConfig) -> str | None:
+    """Why the explorer does not show a model of this kind, as a sentence's end; None if it does."""
+    found = [*config.variants]
+    if config.list_len != 2:
+        found.insert(0, f"lists of {count(config.list_len, 'digit')}")
+    if config.n_layers not in LAYERS:
+        found.insert(0, count(config.n_layers, "layer"))
+    if config.n_digits > MOST_DIGITS:
+        found.append(f"{config.n_digits} digits")
+    if not found:
+        return None
+    return (
+        "the explorer shows models of two or three layers, lists of 2 digits and one head, with frozen "
+        f"projections, no LayerNorm, bias or MLP, and at most {MOST_DIGITS} digits; this model has "
+        f"{enumerate_words(found)}"
+    )
+
+
+def tables_of(model: ListTransformer) -> Tables:
+    """The tables of a model with two digits, one head, frozen projections, and no LayerNorm, bias or MLP."""
+    config = model.config
+    E, P, U = (
+        np.asarray(x[...], np.float64) for x in (model.embed.W_E, model.pos_embed.W_pos, model.unembed.W_U)
+    )
+    n = config.n_digits
+    atoms = np.concatenate([E[:n], P[:2], E[config.sep_token] + P[2:3], E[config.mask_token] + P[3:]])
+    rows = tuple(atoms_that_choose(config.graph, n, layer) for layer in range(config.n_layers))
+    scores = []
+    for block, queries in zip(model.blocks, rows, strict=True):
+        W_Q, W_K = (np.asarray(W[0], np.float64) for W in (block.attn.W_Q, block.attn.W_K))
+        scores.append((atoms[queries] @ W_Q) @ (atoms @ W_K).T / np.sqrt(config.d_head))
+    return Tables(n, atoms @ U, tuple(scores), rows)
+
+
+def atoms_that_choose(graph: Graph, n_digits: int, layer: int) -> np.ndarray:
+    """The atoms of the queries that choose between live edges in `layer`, as indices."""
+    positions = [q for q in range(graph.n_positions) if len(_live(graph, layer, q)) > 1]
+    return np.flatnonzero(np.any([_atoms_at(graph, n_digits, layer, q) for q in positions], axis=0))
+
+
+def model_of(tables: Tables) -> ListTransformer:
+    """A model as wide as there are atoms that computes what the tables say.
+
+    Each atom has a direction of its own; it is not the model the tables were made of, but agrees with it in
+    every pattern and logit that can matter.
+    """
+    n, width = tables.n_digits, len(tables.logits)
+    config = ModelConfig(n_digits=n, n_layers=tables.n_layers, d_model=width)
+    one, nothing = np.eye(width, dtype=np.float32), np.zeros((2, width), np.float32)
+    arrays = {
+        "embed.W_E": np.concatenate([one[:n], nothing]),
+        "pos_embed.W_pos": one[n:],
+        "unembed.W_U": tables.logits,
+    }
+    for layer, (scores, rows) in enumerate(zip(tables.scores, tables.rows, strict=True)):
+        square = np.zeros((width, width))
+        square[rows] = scores * np.sqrt(width)
+        arrays |= {f"blocks.{layer}.attn.W_Q": one[None], f"blocks.{layer}.attn.W_K": square.T[None]}
+    return from_named_arrays(config, {name: np.asarray(x, np.float32) for name, x in arrays.items()})
+
+
+def _live(graph: Graph, layer: int, query: int):
+    return [edge for edge in graph.reads(layer, query) if graph.is_live(edge)]
+
+
+def _atoms_at(graph: Graph, n_digits: int, layer: int, position: int) -> np.ndarray:
+    """Which atoms the residual of `position` may hold before `layer`, bool [A]."""
+    held = np.zeros((graph.n_positions, n_digits + len(PLACES)), bool)
+    held[:2, :n_digits] = True
+    held[np.arange(graph.n_positions), n_digits + np.arange(graph.n_positions)] = True
+    for below in range(layer):
+        before = held.copy()
+        for query in range(graph.n_positions):
+            for edge in _live(graph, below, query):
+                held[query] |= before[edge.key]
+    return held[position]
