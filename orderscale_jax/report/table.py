@@ -43,6 +43,12 @@ class Group:
         """Whether any row has a number of this source (a field of `Row`)."""
         return any(getattr(row, source) != MISSING for row in self.rows)
 
+    @property
+    def noun(self) -> str:
+        """What all shares are shares of, if it is the same for all of them; else empty."""
+        nouns = {row.ours.of.noun for row in self.rows if row.ours.of}
+        return nouns.pop() if len(nouns) == 1 else ""
+
     def has_shares(self, source: str) -> bool:
         """Whether any number of this source is a share of something."""
         return any(getattr(row, source).of for row in self.rows)
@@ -170,12 +176,6 @@ def _groups(n: int) -> dict[tuple[str, str], list[tuple]]:
                 percent,
                 "different",
             ),
-            (
-                "the same digit has the larger α in both orders",
-                "order.same_digit_larger",
-                percent,
-                "pairs",
-            ),
         ],
         ("attention", "Attention"): [
             (
@@ -189,6 +189,7 @@ def _groups(n: int) -> dict[tuple[str, str], list[tuple]]:
                 _plain,
             ),
             *attention,
+            ("the same digit has the larger α in both orders", "order.same_digit_larger", percent, "pairs"),
         ],
         ("difference", "Logit of d2 minus logit of d1, mean"): [
             ("at o1 (l_o1)", "logit_difference.base_l_o1", number),
