@@ -153,12 +153,15 @@ def test_every_command_is_in_its_table():
     assert set(re.findall(r"^\| `orderscale ([\w-]+)", README, re.MULTILINE)) >= set(COMMANDS)
 
 
-def test_the_paper_is_cited_as_in_its_file():
+def test_papers_and_version_are_cited_as_in_its_file():
     cited = (ROOT / "CITATION.cff").read_text()
-    for page in (README, (ROOT / "docs" / "citing.md").read_text()):
-        for field in ("title", "year", "url"):
-            (value,) = re.findall(rf"^\s*{field}\s*= {{(.*)}},?$", page.partition("@misc")[0], re.MULTILINE)
-            assert value in cited
+    citing = (ROOT / "docs" / "citing.md").read_text()
+    for page in (README, citing.partition("## This software")[0]):
+        for field in ("title", "url"):
+            values = re.findall(rf"^ +{field} += {{(.*)}},?$", page, re.MULTILINE)
+            assert values and all(value in cited for value in values)
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert f"\nversion: {version}\n" in cited and f"version = {{{version}}}" in citing
 
 
 @pytest.mark.parametrize(
