@@ -19,7 +19,7 @@ import nbformat
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(Path(__file__).parent.glob("*.ipynb"))
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}  # also where there is a GPU
-WIDGET = "application/vnd.jupyter.widget-view+json"
+NOT_STORED = {"application/vnd.jupyter.widget-view+json", "text/html"}  # bars of progress, the explorer
 OPTIONS = {"timeout": 600, "kernel_name": "python3", "record_timing": False, "store_widget_state": False}
 
 
@@ -35,9 +35,9 @@ def executed(path: Path):
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": folder}}, **OPTIONS)
         client.execute(env={**os.environ, **ENVIRONMENT})
-    for cell in notebook.cells:  # a bar of progress is nothing to keep
+    for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            cell.outputs = [out for out in cell.outputs if not NOT_STORED & out.get("data", {}).keys()]
     notebook.metadata["language_info"] = {"name": "python"}  # not which version it was
     notebook.metadata["executed_code"] = code_digest(notebook)
     return notebook
