@@ -11,6 +11,7 @@ import pytest
 
 from orderscale_jax import TaskConfig, analysis, load_pretrained, make_split
 from orderscale_jax.checkpoint import PRETRAINED, named_arrays
+from orderscale_jax.report.published import published_checkpoints
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -89,6 +90,26 @@ def test_its_table_is_that_of_the_shipped_models(column, name):
     (said,) = numbers(cells("two equations for the logits, largest difference to the model")[column])
     assert said / 10 < max(analysis.closed_form(seen).max_abs_diff) < said * 10
     assert numbers(cells("critical edges (cutting one costs over 1 point)")[column]) == [len(critical), 13]
+
+
+def test_its_table_tells_of_the_published_checkpoint_what_its_reference_does():
+    published = published_checkpoints()["two_layer"]
+    lost = [-100 * edge["delta"] for edge in published["ablation"]["zero"]["edges"]]
+    measured = {
+        "outputs right, validation lists": [100 * published["val"]["accuracy"]],
+        "lists entirely right, validation lists": [100 * published["val"]["sequence_accuracy"]],
+        "points lost without SEP←d1, SEP←d2": [x for x in lost if x > 1][:2],
+        "points lost without o1←SEP, o2←SEP, o2←o1": [x for x in lost if x > 1][2:],
+        "outputs right with mean patterns": [100 * published["mean_pattern_accuracy"]],
+        "lists reversed by exchanging alpha_1 and alpha_2": [
+            100 * published["alpha_swap_full_model"]["both_reversed"]
+        ],
+        "lists reversed by exchanging the weights of P_1 and P_2": [
+            100 * published["order"]["exchange"]["positions"]["reversed"]
+        ],
+    }
+    for row, values in measured.items():
+        np.testing.assert_allclose(numbers(cells(row)[2]), values, atol=0.0501, err_msg=row)
 
 
 def test_it_says_what_turns_lists_of_the_shipped_model_round():

@@ -11,7 +11,7 @@ import pytest
 from orderscale_jax import files
 from orderscale_jax.circuits.scoring import spearman
 from orderscale_jax.cli.configuration import load, shipped
-from orderscale_jax.report.table import published_checkpoints
+from orderscale_jax.report.published import published_checkpoints
 from orderscale_jax.training import sweep
 from orderscale_jax.training.sweep_results import summarize
 from orderscale_jax.training.sweep_rows import read_results
@@ -82,6 +82,17 @@ def test_what_carries_order_is_told_as_it_was_counted():
         measured.append(published[of][name]["reversed"])
         said = numbers(" ".join(told[words]))
         np.testing.assert_allclose(said, 100 * np.array(measured), atol=0.0501, err_msg=words)
+    briefly = table_rows("README.md")
+    briefly[control] = briefly.pop("control: a random vector as long as the exchange of P_1 and P_2")
+    shared = [words for words in rows if words in briefly]
+    assert len(shared) == 5
+    for words in shared:  # there without the second of our two recipes, and with the shipped model first
+        assert briefly[words][1:] == [told[words][0], told[words][2]], words
+    equal, before = (
+        100 * of["right"][2] for of in (orders[0]["exchange"]["even_embeddings"], orders[0]["intact"])
+    )
+    said = f"made equal, they leave {equal:.0f} % of the lists right, of {before:.0f} % before"
+    assert said in " ".join((ROOT / "README.md").read_text().split())
     text = " ".join((ROOT / "docs" / "what_carries_order.md").read_text().split())
 
     def medians(of, name, field):
