@@ -243,6 +243,10 @@ def test_the_costliest_routes_come_first_and_a_loss_within_the_tolerance_is_none
     found = figures.alternatives(EDGES[:4], values)
     assert [x.edges for x in found] == [EDGES[2:4], EDGES[:2]]
     assert len(figures.alternatives(EDGES[:4], values, tolerance=0.1)) == 1
+    chain = game(4, lambda s: True)
+    for cut, lost in (({0, 1}, 0.1), ({1, 2}, 0.3), ({2, 3}, 0.2)):
+        chain -= [lost * (not {e for e in range(4) if i >> e & 1} & cut) for i in range(16)]
+    assert [x.edges for x in figures.alternatives(EDGES[:4], chain)] == [EDGES[1:3]]
     with pytest.raises(UserError, match="4 edges have 16 sets; got 8 accuracies"):
         figures.alternatives(EDGES[:4], values[:8])
 
@@ -595,6 +599,7 @@ def test_what_many_cells_share_is_said_once(draw):
     headings = {text.get_text(): text.get_position()[1] for text in axes.texts if text.get_gid() == "heading"}
     assert list(headings) == ["digits 100", "digits 30"]
     places = list(labels)
+    assert np.diff(places).tolist() == [1] * 5 + [2] + [1] * 5
     assert headings["digits 100"] < places[0] and places[5] < headings["digits 30"] < places[6]
     assert axes.get_xlabel().endswith("\nall: width 64; unless said otherwise: no LayerNorm")
 
@@ -610,12 +615,11 @@ def test_few_cells_are_named_in_full_and_none_is_left_without_a_name():
     (axes,) = figures.outcome_strips(grid_of_runs()[:8]).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels[0] == "digits 100, no LayerNorm, way 0, width 64" and not axes.texts
-    free = [
-        make_runs([1], overrides=of, d_model=i) for i in range(5) for of in ("w epsilon 1", "w epsilon 2")
-    ]
-    free.append(make_runs([1], overrides="", d_model=9))  # which says nothing by itself
-    labels = [label.get_text() for label in figures.outcome_strips(free).axes[0].get_yticklabels()]
-    assert len(set(labels)) == len(free)
+    changed = [make_runs([1], overrides="w epsilon 1", d_model=i) for i in range(9)]
+    silent = make_runs([1], overrides="", d_model=0)  # which says nothing of itself
+    (axes,) = figures.outcome_strips([*changed, silent]).axes
+    headings = [text.get_text() for text in axes.texts if text.get_gid() == "heading"]
+    assert headings == ["epsilon 1 on w", "unchanged"]
 
 
 def marked(axes, gid):

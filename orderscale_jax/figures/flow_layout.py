@@ -200,11 +200,7 @@ class Panel:
         n_layers = self.flow.n_layers
         name = text_width(self._column_name(n_layers), style.SMALL)
         content = self._node(n_layers, 0)[0] + max(self.node_width, name) / 2
-        return max(content, text_width(self._title, style.NORMAL) + 4, *self._note_widths)
-
-    @property
-    def _note_widths(self) -> list[float]:
-        return [text_width(note, style.SMALL) + NOTE_LINE + 6 for note in self.flow.notes]
+        return max(content, text_width(self._title, style.NORMAL) + 4)
 
     @property
     def height(self) -> float:
