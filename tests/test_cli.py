@@ -372,6 +372,24 @@ def test_a_census_goes_on_and_is_of_one_kind_of_question(orderscale, place):
         assert code == 1 and why in err
 
 
+def test_a_model_is_explored(orderscale, place):
+    code, out, err = orderscale("explore", "two_layer", "--open=false", "--output=new/page.html")
+    assert (code, out, err) == (0, f"{place / 'new' / 'page.html'}\n", "")
+    page = (place / "new" / "page.html").read_text()
+    assert '"name": "two_layer", "about"' in page and page.count('"name"') == 1 and '"film": null' in page
+    for options, sentence in (
+        (["nothing"], "there is no checkpoint at"),
+        (["two_layer", "three_layer"], "unexpected argument 'three_layer': options are written --name=value"),
+        (
+            ["two_layer", "--output=page.txt"],
+            "--output=page.txt must name an HTML file, such as explorer.html",
+        ),
+        (["--checkpoint="], "--checkpoint is required, and it is empty"),
+    ):
+        code, out, err = orderscale("explore", *options, "--open=false")
+        assert (code, out) == (1, "") and err.count("\n") == 1 and sentence in err, err
+
+
 def test_circuits_of_a_model(orderscale, place):
     everything = ["--cuts=zero", "--compare"]
     for more, key in ((everything, "exact_circuit"), (["--samples=3"], "sampled_circuit")):

@@ -1,6 +1,7 @@
 """Opens the explorer: a page on which you change what a model does.
 
-    orderscale explore [CHECKPOINT] [--output=explorer.html]
+    orderscale explore [CHECKPOINT]
+    orderscale explore --checkpoint=two_layer --output=explorer.html
 
 Without a checkpoint it shows the models that are shipped, and a training run as a film. The page is one file
 that needs no network. It is left where --output says, and opened in your browser.

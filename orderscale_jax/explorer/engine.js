@@ -277,12 +277,12 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
         labels.forEach((label, i) => (byEdge[label] = weights[2 * r + i]));
         rows[name] = labels.map((_, i) => before[2 * r + i]);
       });
-      const lens = Array.from({ length: L + 1 }, (_, layer) =>
-        POSITIONS.map((_, position) => {
-          const of = unembed(at(layer, position));
-          return of.indexOf(Math.max(...of));
-        }),
-      );
+      // What an output would say if the model ended before it does.
+      const said = (layer, position) => {
+        const of = unembed(at(layer, position));
+        return of.indexOf(Math.max(...of));
+      };
+      const lens = Array.from({ length: L - 1 }, (_, i) => [said(i + 1, 3), said(i + 1, 4)]);
       const predictions = logits.map((of) => of.indexOf(Math.max(...of)));
       return {
         weights: byEdge,
@@ -292,7 +292,7 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
         residuals: Array.from({ length: L + 1 }, (_, layer) =>
           POSITIONS.map((_, position) => Array.from(residuals.subarray(at(layer, position), at(layer, position) + ATOMS))),
         ),
-        lens,
+        lens, // by layer from 1 to the last but one, of o1 and o2
         logits: logits.map((of) => Array.from(of)),
         predictions,
         outcome: judge(d1, d2, ...predictions),

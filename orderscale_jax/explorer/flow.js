@@ -173,7 +173,7 @@ function makeFlow(svg, toggle) {
       else if (position === 2 && layer) drawShares(node, rowTop(model.L, layer), [residual[D1], residual[D2]]);
       else if (position > 2) {
         const hasRead = layer === model.L || residual[S] !== 0 || residual[D1] !== 0 || residual[D2] !== 0;
-        const token = layer === model.L ? result.predictions[position - 3] : result.lens[layer][position];
+        const token = layer === model.L ? result.predictions[position - 3] : result.lens[layer - 1]?.[position - 3];
         [text, kind] = hasRead ? [tokenName(model, token), `osx-said ${roleClass(state, token)}`] : ["MASK", "osx-empty"];
       }
       node.group.setAttribute("class", `osx-node ${kind}`);

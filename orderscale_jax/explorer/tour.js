@@ -39,7 +39,9 @@ function makeTour(show) {
         const shows = intact[at] === 0 && intact[turned] === 0 && alphas[at] > 1 && places[at] === 1;
         const middling = apart > 0.15 && apart < 0.45 && gap(d2, d1) > 0.15;
         if (!list && shows && middling && isSame(d1, d2) && d1 > N / 4) list = [d1, d2];
-        if (intact[at] === 1 && apart < NEAR && !wrong) wrong = [d1, d2];
+        // The wrong list with the nearest weights, one that comes out reversed if there is any.
+        const closeness = (intact[at] === 1 ? 0 : 1) + apart;
+        if (intact[at] !== 0 && (!wrong || closeness < wrong.closeness)) wrong = { list: [d1, d2], closeness };
       }
     }
     const share = (outcomes, of) => {
@@ -48,7 +50,7 @@ function makeTour(show) {
     };
     const told = list && wrong && {
       list,
-      wrong,
+      wrong: wrong.list,
       same: counts.same / counts.pairs,
       alphas: share(alphas, 1),
       places: share(places, 1),
@@ -125,7 +127,7 @@ function makeTour(show) {
         const first = model.alpha(a, b);
         return [
           `Here α₁ = ${weightText(first)} and α₂ = ${weightText(1 - first)}: SEP holds nearly as much of P₁ as of P₂, and the list ` +
-            `comes out reversed. With weights less than ${NEAR} apart ${percent(told.near)} of the lists are right, with more ` +
+            `comes out as ${saying(model, { list: told.wrong }).join(", ")}. With weights less than ${NEAR} apart ${percent(told.near)} of the lists are right, with more ` +
             `than ${FAR} apart ${percent(told.far)}.`,
           `The digits' weights count, too: weigh E[d1] and E[d2] equally, and ${percent(told.even)} of the lists are right ` +
             `(${percent(told.intact)} before). How the outputs read the one against the other is not known.`,

@@ -1,0 +1,595 @@
+"""The page of the explorer in Chromium, used as a reader would: by mouse, keyboard and address."""
+
+import base64
+import contextlib
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from orderscale_jax import load_pretrained
+from orderscale_jax.circuits import circuit_table
+from orderscale_jax.explorer import evaluate, explorer_html, film_model, page
+from orderscale_jax.explorer.film import load_film
+from orderscale_jax.task import TaskConfig, make_split
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("needs Chromium or Chrome on the path", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+
+PAGE = Path(__file__).parents[1] / "docs" / "index.html"
+MODELS = ("two_layer", "two_layer_published", "two_layer_fresh", "three_layer")
+TABS = ("tour", "weights", "outputs", "circuits", "share")
+UNTOUCHED = {
+    "cuts": [],
+    "mode": "renormalize",
+    "digit_weights": None,
+    "position_weights": None,
+    "patterns": {},
+}
+LARGEST = 1_500_000  # bytes of the page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens the page at a fragment; at the end nothing may have gone wrong in it, nor left it."""
+    contexts, problems = [], []
+
+    def opened(fragment="", width=1280, height=900, url=None, **look):
+        url = PAGE.as_uri() if url is None else url
+        context = browser.new_context(viewport={"width": width, "height": height}, **look)
+        contexts.append(context)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        tab = context.new_page()
+        tab.on(
+            "console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None
+        )
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda asked: problems.append(asked.url) if not allowed(asked.url, url) else None)
+        tab.goto(url + fragment)
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def allowed(asked: str, url: str) -> bool:
+    return asked.split("#")[0] == url or asked.startswith("data:")
+
+
+def js(tab, expression, *arguments):
+    """The value of `(e) => …` or `(e, given) => …`, where e is the explorer."""
+    return tab.evaluate(
+        f"(given) => ({expression})(document.querySelector('.orderscale-explorer').explorer, given)",
+        *arguments,
+    )
+
+
+def el(tab, name):
+    return tab.locator(f'[data-el="{name}"]')
+
+
+def until(tab, holds):
+    """Waits for up to ten seconds; the page allows no code from strings, so it cannot wait itself."""
+    for _ in range(200):
+        if holds():
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError("it never came to hold")
+
+
+def state_of(tab):
+    return js(tab, "(e) => e.state()")
+
+
+def edge(tab, label):
+    return tab.locator(f'[data-edge="{label}"]')
+
+
+def said(tab):
+    return [
+        int(x.text_content())
+        for x in tab.locator("[data-node^='3 '] text, [data-node^='4 '] text").all()[-2:]
+    ]
+
+
+@pytest.fixture(scope="module")
+def data():
+    html = PAGE.read_text("utf-8")
+    return json.loads(re.search(r'data-el="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+# ---- what it computes --------------------------------------------------------------------------
+def random_states(name, count, seed):
+    model, _ = load_pretrained(name)
+    graph, random = model.config.graph, np.random.default_rng(seed)
+    edges = [graph.label(x) for x in graph.live_edges]
+    rows = ["L1 o2"] if graph.n_layers == 2 else ["L1 SEP", "L1 o2", "L2 o2"]
+
+    def pair():
+        return random.random(2).round(3).tolist()
+
+    return [
+        {
+            "cuts": [x for x in edges if random.random() < [0, 0.15, 0.4][i % 3]],
+            "mode": ["renormalize", "zero"][i // 2 % 2],
+            "digit_weights": [None, "swap", "reversed", "even", pair()][i % 5],
+            "position_weights": [pair(), None, "swap", None, "reversed", "even"][i % 6],
+            "patterns": {row: pair() for row in rows if random.random() < 0.3},
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("name", "step"), [("two_layer", None), ("three_layer", None), ("two_layer", 5_300)])
+def test_the_page_computes_what_the_library_computes(open_page, name, step):
+    """Logits of 200 lists under random states, 50 in all."""
+    tab = open_page()
+    model = load_pretrained(name)[0] if step is None else film_model(step)
+    states = random_states(name, {"three_layer": 20}.get(name, 15), 7)
+    lists = np.random.default_rng(1).integers(0, 100, (200, 2))
+    compare = """(e, { states, lists, expected, more }) => {
+      const of = new Float32Array(Uint8Array.from(atob(expected), (x) => x.charCodeAt(0)).buffer);
+      let at = 0, most = 0;
+      for (const state of states) for (const list of lists)
+        for (const row of e.compute({ ...state, ...more, list }).logits)
+          for (const logit of row) most = Math.max(most, Math.abs(logit - of[at++]));
+      return { at, most };
+    }"""
+    logits = np.stack([evaluate(state, model, lists) for state in states])
+    given = {
+        "states": states,
+        "lists": lists.tolist(),
+        "expected": base64.b64encode(logits.astype("<f4").tobytes()).decode(),
+        "more": {"model": name, "step": step},
+    }
+    found = js(tab, compare, given)
+    assert found["at"] == logits.size
+    assert found["most"] < 1e-3, found
+    for state, of in zip(states[:5], logits, strict=False):
+        right, turned = ((of.argmax(-1) == x) for x in (lists, lists[:, ::-1]))
+        expected = np.select([right.all(1), turned.all(1), right.any(1)], [0, 1, 2], 3)
+        outcomes = js(
+            tab, "(e, given) => e.outcomes(given)", {**state, "model": name, "step": step, "list": [0, 0]}
+        )
+        np.testing.assert_array_equal(np.array(outcomes)[lists @ (100, 1)], expected)
+
+
+def test_the_page_is_that_of_this_version(data):
+    """All but the circuits, which take seconds to compute anew; they have a test of their own."""
+    html = PAGE.read_text("utf-8")
+    assert len(html.encode()) < LARGEST
+    for name in (*page.SCRIPTS, "explorer.css", "page.css"):
+        assert page._resource(name) in html, f"docs/index.html is not of {name}: run orderscale explore again"
+    assert [entry["name"] for entry in data["models"]] == list(MODELS)
+    for entry in data["models"]:
+        model, _ = load_pretrained(entry["name"])
+        fresh = page._entry(page.Shown(entry["name"], page.ABOUT[entry["name"]], model))
+        for key in ("about", "n_digits", "n_layers", "edges"):
+            assert entry[key] == fresh[key]
+        for ours, theirs in zip(numbers(entry), numbers(fresh), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert data["film"] == page._film()
+
+
+def numbers(entry):
+    for coded in (entry["logits"], *(x["values"] for x in entry["scores"])):
+        yield np.frombuffer(base64.b64decode(coded), "<f4")
+
+
+def test_circuits_are_those_of_the_library(open_page, data):
+    tab = open_page("#explorer?model=two_layer&list=1,2&cut=L1.o2.o1&tab=circuits")
+    table = circuit_table(load_pretrained("two_layer")[0], make_split(TaskConfig()).validation)
+    kept = sum(1 << i for i, x in enumerate(data["models"][0]["edges"]) if x != "L1 o2<-o1")
+    text = el(tab, "circuits").inner_text()
+    assert f"With these 4 of 5 edges {100 * table.values()[kept]:.1f} % of 4,000 validation outputs" in text
+    assert "To the nearest minimal circuit: restore L1 o2←o1." in text
+    el(tab, "circuits").get_by_role("button").click()
+    assert state_of(tab)["cuts"] == [] and "This is a minimal circuit" in el(tab, "circuits").inner_text()
+
+
+# ---- what a reader does ------------------------------------------------------------------------
+def test_every_control_by_mouse(open_page):
+    tab = open_page("#explorer?model=two_layer&list=26,1&tab=weights")
+    edge(tab, "L1 o2<-o1").locator("text").click()
+    assert state_of(tab)["cuts"] == ["L1 o2<-o1"]
+    el(tab, "zero").check()
+    assert state_of(tab)["mode"] == "zero"
+    edge(tab, "L1 o2<-o1").locator("text").click()
+    assert state_of(tab)["cuts"] == []
+    el(tab, "renormalize").check()
+    for part, keys in {
+        "both": ("digit_weights", "position_weights"),
+        "digits": ("digit_weights",),
+        "positions": ("position_weights",),
+    }.items():
+        for choice in ("swap", "reversed", "even", "null"):
+            el(tab, f"select {part}").select_option(choice)
+            assert [state_of(tab)[key] for key in keys] == [None if choice == "null" else choice] * len(keys)
+        el(tab, f"slider {part}").fill("0.25")
+        assert [state_of(tab)[key] for key in keys] == [[0.25, 0.75]] * len(keys)
+        el(tab, f"select {part}").select_option("null")
+    el(tab, "slider L1 o2").fill("0.4")
+    assert state_of(tab)["patterns"] == {"L1 o2": [0.4, 0.6]}
+    el(tab, "select L1 o2").select_option("null")
+    assert {k: state_of(tab)[k] for k in UNTOUCHED} == UNTOUCHED
+    el(tab, "reverse").click()
+    assert state_of(tab)["list"] == [1, 26]
+    box = el(tab, "map").bounding_box()
+    tab.mouse.click(box["x"] + 0.305 * box["width"], box["y"] + 0.705 * box["height"])
+    assert state_of(tab)["list"] == [70, 30] and el(tab, "d1").input_value() == "70"
+    el(tab, "wrong").click()
+    wrong = state_of(tab)
+    assert said(tab) != wrong["list"] and "right." not in tab.locator(".osx-lead").first.inner_text()
+    el(tab, "random").click()
+    assert el(tab, "d2").input_value() == str(state_of(tab)["list"][1])
+    el(tab, "undo").click()
+    assert state_of(tab) == wrong
+    el(tab, "redo").click()
+    assert state_of(tab) != wrong
+    el(tab, "model").select_option("three_layer")
+    assert tab.locator("[data-edge]").count() == 12 and el(tab, "film").is_hidden()
+    el(tab, "model").select_option("two_layer")
+    el(tab, "filmStep").fill("0")
+    assert state_of(tab)["step"] == 0
+    el(tab, "filmPlay").click()
+    until(tab, lambda: state_of(tab)["step"] > 100)
+    el(tab, "filmPlay").click()
+    stopped = state_of(tab)["step"]
+    tab.wait_for_timeout(400)
+    assert state_of(tab)["step"] == stopped
+    el(tab, "restore").click()
+    assert state_of(tab)["step"] is None
+    for name in TABS:
+        el(tab, f"tab {name}").click()
+        assert el(tab, f"panel {name}").is_visible() and state_of(tab)["tab"] == name
+
+
+def test_every_control_by_keyboard(open_page):
+    tab = open_page("#explorer?model=two_layer&list=26,1&positions=even&tab=weights")
+    reached = set()
+    for _ in range(60):
+        tab.keyboard.press("Tab")
+        reached.add(
+            tab.evaluate("document.activeElement.dataset.el ?? document.activeElement.dataset.edge ?? ''")
+        )
+    wanted = {
+        *("model", "restore", "filmPlay", "filmStep", "d1", "d2", "reverse", "random", "wrong", "map"),
+        *("L0 SEP<-d1", "L0 SEP<-d2", "L1 o1<-SEP", "L1 o2<-SEP", "L1 o2<-o1", "tab weights"),
+        *(
+            f"{kind} {part}"
+            for kind in ("slider", "select")
+            for part in ("both", "digits", "positions", "L1 o2")
+        ),
+    }
+    assert wanted - reached == set()
+    el(tab, "restore").focus()
+    tab.keyboard.press("Enter")
+    assert state_of(tab)["position_weights"] is None
+    edge(tab, "L0 SEP<-d1").focus()
+    tab.keyboard.press("Enter")
+    assert state_of(tab)["cuts"] == ["L0 SEP<-d1"]
+    assert edge(tab, "L0 SEP<-d1").get_attribute("aria-pressed") == "true"
+    tab.keyboard.press("Space")
+    assert state_of(tab)["cuts"] == []
+    el(tab, "map").focus()
+    for key in ("ArrowDown", "ArrowRight", "Shift+ArrowDown", "ArrowLeft", "ArrowUp"):
+        tab.keyboard.press(key)
+    assert state_of(tab)["list"] == [36, 1]
+    el(tab, "slider positions").focus()
+    tab.keyboard.press("ArrowRight")
+    first, second = state_of(tab)["position_weights"]
+    assert first + second == 1 and state_of(tab)["digit_weights"] is None
+    valued = el(tab, "slider positions").get_attribute("aria-valuetext")
+    assert valued == f"P₁ {first:.3f}, P₂ {second:.3f}"
+    tab.keyboard.press("Control+z")
+    assert state_of(tab)["position_weights"] is None
+    tab.keyboard.press("Control+Shift+z")
+    assert state_of(tab)["position_weights"] == [first, second]
+    el(tab, "tab weights").focus()
+    tab.keyboard.press("ArrowRight")
+    assert state_of(tab)["tab"] == "outputs"
+    assert tab.evaluate("document.activeElement.dataset.el") == "tab outputs"
+    tab.keyboard.press("Home")
+    assert state_of(tab)["tab"] == "tour"
+    el(tab, "filmStep").focus()
+    tab.keyboard.press("ArrowLeft")
+    assert state_of(tab)["step"] == int(load_film().steps[-1])
+    assert el(tab, "filmStep").get_attribute("aria-valuetext").startswith("step 50,000: 92.")
+
+
+def test_bad_digits_get_a_clear_message_and_break_nothing(open_page):
+    tab = open_page("#explorer?model=two_layer&list=7,2&tab=weights")
+    before = said(tab)
+    for text, got in (
+        ("100", "“100” is not."),
+        ("-1", "“-1” is not."),
+        ("x<b>", "“x<b>” is not."),
+        ("", "it is empty."),
+    ):
+        el(tab, "d1").fill(text)
+        expected = f"d1 must be a whole number from 0 to 99; {got} Below is still the list 7, 2."
+        assert el(tab, "message").inner_text() == expected
+        assert said(tab) == before and state_of(tab)["list"] == [7, 2]
+    el(tab, "d1").fill(" 8 ")
+    assert el(tab, "message").inner_text() == "" and state_of(tab)["list"] == [8, 2]
+
+
+def test_one_sentence_is_read_out(open_page):
+    tab = open_page("#explorer?model=two_layer&list=26,1&tab=weights")
+    live = el(tab, "live")
+    assert live.get_attribute("aria-live") == "polite" and tab.locator("[aria-live]").count() == 1
+    edge(tab, "L1 o2<-SEP").locator("text").click()
+    assert re.fullmatch(
+        r"26, 1 comes out .+\. Of all 10,000 lists [\d,]+ come out right, [\d,]+ reversed\.",
+        live.text_content(),
+    )
+
+
+# ---- address, undo, export ---------------------------------------------------------------------
+STATES = (
+    {"model": "two_layer", "list": [26, 1]},
+    {
+        "model": "three_layer",
+        "list": [3, 99],
+        "cuts": ["L1 o2<-SEP", "L2 o2<-o1"],
+        "mode": "zero",
+        "tab": "circuits",
+    },
+    {
+        "model": "two_layer",
+        "step": 5300,
+        "list": [0, 7],
+        "position_weights": "swap",
+        "tab": "tour",
+        "tour": 3,
+    },
+    {
+        "model": "two_layer_published",
+        "list": [9, 9],
+        "digit_weights": [0.1, 0.735],
+        "patterns": {"L1 o2": [1, 0.005]},
+    },
+    {
+        "model": "two_layer_fresh",
+        "list": [50, 51],
+        "digit_weights": "reversed",
+        "position_weights": "even",
+        "tab": "share",
+    },
+)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda x: x["model"])
+def test_an_address_is_a_state(open_page, state):
+    tab = open_page()
+    js(tab, "(e, given) => e.change(given)", {"tab": "weights", **state})
+    until(tab, lambda: f"list={','.join(map(str, state['list']))}&" in tab.evaluate("location.hash"))
+    before, words = state_of(tab), el(tab, "words").inner_text()
+    again = open_page(tab.evaluate("location.hash"))
+    assert state_of(again) == before and el(again, "words").inner_text() == words
+    again.reload()
+    assert state_of(again) == before
+    assert {key: before[key] for key in state} == state
+
+
+@pytest.mark.parametrize(
+    ("fragment", "sentence"),
+    [
+        ("#explorer?model=four_layer", "There is no model “four_layer” here"),
+        ("#explorer?list=1,100", "d2 must be a whole number from 0 to 99; “100” is not."),
+        ("#explorer?list=1,2&cut=L0.d2.d1", "Edge “L0 d2<-d1” cannot reach an output"),
+        ("#explorer?list=1,2&digits=swop", "digit_weights is two numbers, swap, reversed, even or null"),
+        ("#explorer?list=1,2&L1.o1=1,0", "There is no row “L1 o1” to set; there are L1 o2."),
+        ("#explorer?list=1,2&step=77", "The film of two_layer has no step 77."),
+        ("#explorer?lists=1,2", "The address has an unknown part “lists=1,2”."),
+        ("#explorer?list=1,2&positions=0.1,-1", "position_weights must be two numbers, none below 0"),
+        ("#explorer?list=1,2&tour=9", "The tour has steps 0 to 4, not 8."),
+    ],
+)
+def test_a_bad_address_says_so_and_the_page_works(open_page, fragment, sentence):
+    tab = open_page(fragment)
+    message = el(tab, "message").inner_text()
+    assert message.startswith("The address cannot be read: ") and sentence in message
+    assert len(said(tab)) == 2
+
+
+def test_what_is_taken_along_is_the_state(open_page):
+    tab = open_page()
+    js(tab, "(e, given) => e.change(given)", {**STATES[3], "tab": "share"})
+    given = json.loads(el(tab, "json").input_value())
+    assert evaluate(given).argmax(-1)[0].tolist() == said(tab)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(el(tab, "python").input_value(), {})
+    assert [int(x) for x in re.findall(r"\d+", printed.getvalue())] == said(tab)
+    el(tab, "copy link").click()
+    until(tab, lambda: el(tab, "copied").inner_text() == "Copied.")
+    copied = tab.evaluate("navigator.clipboard.readText()")
+    again = open_page(copied.removeprefix(PAGE.as_uri()))
+    assert state_of(again) == state_of(tab)
+    files = {}
+    for name in ("svg", "png", "saveJson"):
+        with tab.expect_download() as download:
+            el(tab, name).click()
+        files[name] = Path(download.value.path()).read_bytes()
+    svg = ElementTree.fromstring(files["svg"])
+    texts = [node.text for node in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"SEP", "9", f"{float(js(tab, '(e) => e.compute(e.state()).weights')['L1 o2<-SEP']):.3f}"} <= {
+        word for text in texts for word in (text or "").split()
+    }
+    assert files["png"].startswith(b"\x89PNG") and int.from_bytes(files["png"][16:20], "big") > 800
+    assert json.loads(files["saveJson"]) == given
+
+
+def test_undo_goes_back_through_everything(open_page):
+    tab = open_page("#explorer?model=two_layer&list=26,1&tab=weights")
+    states = [state_of(tab)]
+    for change in (
+        {"cuts": ["L1 o2<-o1"]},
+        {"list": [3, 4]},
+        {"model": "three_layer", "cuts": []},
+        {"tab": "outputs"},
+    ):
+        js(tab, "(e, given) => e.change(given)", change)
+        states.append(state_of(tab))
+    for expected in reversed(states[:-1]):
+        el(tab, "undo").click()
+        assert state_of(tab) == expected
+    assert el(tab, "undo").is_disabled()
+    for _ in states[1:]:
+        el(tab, "redo").click()
+    assert state_of(tab) == states[-1] and el(tab, "redo").is_disabled()
+
+
+# ---- the tour and the film ---------------------------------------------------------------------
+@pytest.mark.parametrize("name", MODELS[:3])
+def test_the_tour_shows_what_it_says(open_page, name):
+    tab = open_page(f"#explorer?model={name}&list=0,1&tab=tour")
+    model, _ = load_pretrained(name)
+    every = np.indices((100, 100)).reshape(2, -1).T
+    differ = every[:, 0] != every[:, 1]
+
+    def reversed_share(state):
+        return (evaluate(state, model, every).argmax(-1) == every[:, ::-1]).all(1)[differ].mean()
+
+    el(tab, "tourNext").click()
+    el(tab, "tourBack").click()
+    a, b = state_of(tab)["list"]
+    assert said(tab) == [a, b] and f"d1 = {a} with weight" in el(tab, "tourText").inner_text()
+    el(tab, "tourNext").click()
+    assert state_of(tab)["list"] == [b, a] == said(tab)
+    el(tab, "tourNext").click()
+    assert said(tab) not in ([a, b], [b, a])
+    share = reversed_share({"digit_weights": "swap", "position_weights": "swap"})
+    assert f"{100 * share:.1f} % come out reversed" in el(tab, "tourText").inner_text()
+    el(tab, "tourNext").click()
+    assert said(tab) == [b, a] and state_of(tab)["digit_weights"] is None
+    share = reversed_share({"position_weights": "swap"})
+    assert f"So it is for {100 * share:.1f} % of the lists" in el(tab, "tourText").inner_text()
+    assert share > 0.7
+    el(tab, "tourNext").click()
+    assert said(tab) != state_of(tab)["list"] and el(tab, "tourNext").is_disabled()
+    comes_out = f"comes out as {said(tab)[0]}, {said(tab)[1]}. With weights less than 0.02 apart"
+    assert comes_out in el(tab, "tourText").inner_text()
+    edge(tab, "L1 o1<-SEP").locator("text").click()
+    el(tab, "tourAgain").click()
+    assert state_of(tab)["cuts"] == [] and el(tab, "tourAgain").is_disabled()
+
+
+def test_there_is_no_tour_of_three_layers(open_page):
+    tab = open_page("#explorer?model=three_layer&list=0,1&tab=tour")
+    assert el(tab, "tourWhy").inner_text() == "The tour is about models of two layers."
+    assert el(tab, "tourBody").is_hidden()
+
+
+# ---- how it looks ------------------------------------------------------------------------------
+LOOKS = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "high contrast": {"forced_colors": "active"},
+}
+SMALLEST = """() => {
+  let least = 99, of = "";
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !node.checkVisibility()) continue;
+    if (node.closest("script, style, title")) continue;
+    const scale = node.getScreenCTM ? node.getScreenCTM().a : 1;
+    const size = scale * parseFloat(getComputedStyle(node).fontSize);
+    if (size < least) [least, of] = [size, walker.currentNode.textContent];
+  }
+  return { least, of, wide: document.documentElement.scrollWidth - innerWidth,
+    levels: Array.from(document.querySelectorAll("h1,h2,h3,h4,h5,h6"), (x) => Number(x.tagName[1])) };
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("look", LOOKS)
+def test_it_can_be_read_by_all(open_page, look, width):
+    tab = open_page(
+        "#explorer?model=two_layer&list=26,1&positions=swap&tab=share", width=width, **LOOKS[look]
+    )
+    for name in TABS:
+        el(tab, f"tab {name}").click()
+        seen = tab.evaluate(SMALLEST)
+        assert seen["least"] >= 12 and seen["wide"] <= 0, seen
+        assert seen["levels"][0] == 1 and np.diff(seen["levels"]).max() <= 1, "a heading level is skipped"
+        if name == "weights" or (look == "light" and width == 360):
+            found = axe.run(tab)
+            assert found.violations_count == 0, found.generate_report()
+    if width == 360:
+        edge(tab, "L1 o2<-SEP").locator("text").click()
+        words = tab.locator(".osx-lead").first.bounding_box()
+        assert 0 <= words["y"] <= 900, "the words are out of view after an edge was tapped"
+    if look == "high contrast":
+        el(tab, "tab weights").click()
+        slider = imread(io.BytesIO(el(tab, "slider digits").screenshot()))
+        track = slider[len(slider) // 2, :, :3]
+        left, right, page_colour = track[8], track[-8], slider[1, 1, :3]
+        assert not np.allclose(left, right) and not np.allclose(left, page_colour), (
+            "the slider's track is gone"
+        )
+
+
+def test_a_section_in_another_page_leaves_its_address_alone(open_page, tmp_path):
+    model, _ = load_pretrained("three_layer")
+    html = f'<!doctype html><html lang="en"><title>x</title><body>{2 * explorer_html(model)}</body></html>'
+    (tmp_path / "page.html").write_text(html, "utf-8")
+    tab = open_page("#other", url=(tmp_path / "page.html").as_uri())
+    tab.locator("[data-edge='L1 o2<-SEP'] text").nth(1).click()
+    tab.wait_for_timeout(200)
+    assert tab.evaluate("location.hash") == "#other"
+    cuts = tab.evaluate(
+        "Array.from(document.querySelectorAll('.orderscale-explorer'), (x) => x.explorer.state().cuts)"
+    )
+    assert cuts == [[], ["L1 o2<-SEP"]]
+    tab.locator("[data-el='tab share']").first.click()
+    assert "load_checkpoint" in el(tab, "python").first.input_value()
+    assert unquote(el(tab, "link").first.input_value()).startswith("#explorer?model=this model&list=")
+    tab.locator("[data-el='tab circuits']").first.click()
+    assert "holds no table" in el(tab, "circuits").first.inner_text()
+
+
+def test_speed_is_told(open_page, record_testsuite_property):
+    """Nothing is asserted of it; `pytest -rP -k speed tests/test_browser.py` shows the numbers."""
+    tab = open_page("#explorer?model=two_layer&list=26,1&tab=weights")
+    painted = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+    until(tab, lambda: tab.evaluate(painted) is not None)
+    paint = tab.evaluate(painted)
+    redraw = """(e, model) => {
+      e.change({ model, digit_weights: null });
+      const times = [];
+      for (let i = 0; i < 60; i++) {
+        const start = performance.now();
+        e.change({ digit_weights: [i / 60, 1 - i / 60], position_weights: [i / 60, 1 - i / 60] });
+        times.push(performance.now() - start);
+      }
+      return times.sort((a, b) => a - b)[30];
+    }"""
+    told = {"first paint": paint} | {
+        f"redraw of {x}, median": js(tab, redraw, x) for x in ("two_layer", "three_layer")
+    }
+    for what, milliseconds in told.items():
+        print(f"{what}: {milliseconds:.0f} ms")
+        record_testsuite_property(what, milliseconds)
