@@ -3,8 +3,9 @@
     orderscale explore [CHECKPOINT]
     orderscale explore --checkpoint=two_layer --output=explorer.html
 
-Without a checkpoint it shows the models that are shipped, and a training run as a film. The page is one file
-that needs no network. It is left where --output says, and opened in your browser.
+Without a checkpoint it shows the models that are shipped, and a training run as
+a film. The page is one file that needs no network. It is left where --output
+says, and opened in your browser.
 """
 
 from __future__ import annotations
