@@ -14,6 +14,7 @@ from orderscale_jax.model import MODES
 from orderscale_jax.report.numbers import MISSING, Number, read_number
 from orderscale_jax.report.published import PAPER, Results, published_checkpoints, published_kind
 
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 SOURCES = ("ours", "beside", "checkpoint", "paper")
 
 
@@ -45,9 +46,9 @@ class Group:
 
     @property
     def noun(self) -> str:
-        """What all shares are shares of, if it is the same for all of them; else empty."""
-        nouns = {row.ours.of.noun for row in self.rows if row.ours.of}
-        return nouns.pop() if len(nouns) == 1 else ""
+        """What all shares, if there are several, are shares of; empty if that differs."""
+        nouns = [row.ours.of.noun for row in self.rows if row.ours.of]
+        return nouns[0] if len(nouns) > 1 and len(set(nouns)) == 1 else ""
 
     def has_shares(self, source: str) -> bool:
         """Whether any number of this source is a share of something."""
@@ -130,7 +131,7 @@ def _groups(n: int) -> dict[tuple[str, str], list[tuple]]:
             (f"{wrong} and says d1", f"{place}.{last}_equals_d1_given_{last}_wrong", percent, *of),
             (f"{wrong} and o1 right", f"{place}.o1_correct_given_{last}_wrong", percent, *of),
         ]
-    shares = {f"alpha_d{i + 1}": f"α{i + 1}" for i in range(n)}
+    shares = {f"alpha_d{i + 1}": f"α{i + 1}".translate(SUBSCRIPTS) for i in range(n)}
     shares |= {f"beta_{last}_{x.lower()}": f"β of {x}" for x in position_names(n)[n : 2 * n]}
     attention = [
         (f"{label}, {what}", f"sep_attention.{key}_{name}", _plain)
