@@ -203,7 +203,9 @@ def test_circuits_are_those_of_the_library(open_page, data):
     text = el(tab, "circuits").inner_text()
     assert f"With these 4 of 5 edges {100 * table.values()[kept]:.1f} % of 4,000 validation outputs" in text
     assert "To the nearest minimal circuit: restore L1 o2←o1." in text
+    assert el(tab, "cutNote").inner_text().startswith("With these 4 of 5 edges")
     el(tab, "circuits").get_by_role("button").click()
+    assert el(tab, "cutNote").inner_text() == ""
     assert state_of(tab)["cuts"] == [] and "This is a minimal circuit" in el(tab, "circuits").inner_text()
 
 

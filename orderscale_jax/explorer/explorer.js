@@ -342,36 +342,65 @@ function drawOutputs(model) {
 // ---- circuits -----------------------------------------------------------------------------------
 const bitCount = (x) => x.toString(2).replaceAll("0", "").length;
 
-function drawCircuits(model) {
-  const table = library.circuits(state.model, state.mode);
-  const how = { renormalize: "the rest of its row takes its weight over", zero: "its weight is lost" }[state.mode];
-  if (!table || state.step !== null) {
-    const why = table ? "The table is of the trained model, not of a step of its training." : "This page holds no table of circuits.";
-    el.circuits.replaceChildren(element("p", "", why));
-    return;
-  }
+// What the exact table says of the edges that are not cut; null where there is none for this state.
+function readTable(model) {
+  const table = state.step === null ? library.circuits(state.model, state.mode) : null;
+  if (!table) return null;
   const full = 2 ** model.edges.length - 1;
   const kept = model.edges.reduce((mask, edge, i) => mask + (state.cuts.includes(edge) ? 0 : 2 ** i), 0);
   const share = (mask) => percent(table.right[mask] / table.outputs);
   const [nearest] = [...table.minimal].sort((a, b) => bitCount(a ^ kept) - bitCount(b ^ kept));
   const names = (mask) => model.edges.filter((_, i) => mask & (2 ** i)).join(", ").replaceAll("<-", "←");
-  const differences = [];
-  if (nearest & ~kept) differences.push(`restore ${names(nearest & ~kept)}`);
-  if (kept & ~nearest) differences.push(`cut ${names(kept & ~nearest)}`);
-  const isCircuit = table.right[kept] >= table.right[full] - table.tolerance * table.outputs;
+  const steps = [];
+  if (nearest & ~kept) steps.push(`restore ${names(nearest & ~kept)}`);
+  if (kept & ~nearest) steps.push(`cut ${names(kept & ~nearest)}`);
+  return {
+    ...table,
+    full,
+    kept,
+    share,
+    names,
+    isSufficient: table.right[kept] >= table.right[full] - table.tolerance * table.outputs,
+    said:
+      `With these ${bitCount(kept)} of ${model.edges.length} edges ${share(kept)} of ${number(table.outputs)} ` +
+      `validation outputs are right (intact ${share(full)}).`,
+    toNearest: steps.length
+      ? `To the nearest minimal circuit: ${steps.join("; ")}.`
+      : "This is a minimal circuit: no edge of it can be cut.",
+  };
+}
+
+function drawCutNote(model) {
+  const read = state.cuts.length ? readTable(model) : null;
+  el.cutNote.textContent = read ? `${read.said} ${read.toNearest}` : "";
+}
+
+function drawCircuits(model) {
+  const read = readTable(model);
+  if (!read) {
+    const isFilm = state.step !== null && library.circuits(state.model, state.mode);
+    const why = isFilm ? "The table is of the trained model, not of a step of its training." : "This page holds no table of circuits.";
+    el.circuits.replaceChildren(element("p", "", why));
+    return;
+  }
+  const how = { renormalize: "the rest of its row takes its weight over", zero: "its weight is lost" }[state.mode];
+  const point = `${100 * read.tolerance} point`;
   const parts = [
-    element("p", isCircuit ? "osx-lead" : "osx-lead osx-wrong", `With these ${bitCount(kept)} of ${model.edges.length} edges ${share(kept)} of ${number(table.outputs)} validation outputs are right (intact ${share(full)}).`),
-    element("p", "", isCircuit ? `That is within ${100 * table.tolerance} point of the intact model: these edges are sufficient.` : `That is more than ${100 * table.tolerance} point below the intact model: something is missing.`),
-    element("p", "", differences.length ? `To the nearest minimal circuit: ${differences.join("; ")}.` : "This is a minimal circuit: no edge of it can be cut."),
-    element("p", "osx-quiet", `Of the table of all ${number(full + 1)} sets of edges, where an edge is cut and ${how}. It counts cuts only, not changed weights.`),
+    element("p", read.isSufficient ? "osx-lead" : "osx-lead osx-wrong", read.said),
+    element("p", "", read.isSufficient
+      ? `That is within ${point} of the intact model: these edges are sufficient.`
+      : `That is more than ${point} below the intact model: something is missing.`),
+    element("p", "", read.toNearest),
+    element("p", "osx-quiet", `Of the table of all ${number(read.full + 1)} sets of edges, where an edge is cut and ${how}. It counts cuts only, not changed weights.`),
   ];
   const list = element("ul", "osx-circuits");
-  for (const mask of table.minimal) {
+  for (const mask of read.minimal) {
     const item = element("li", "");
-    const press = button("", `Show`, () => change({ ...structuredClone(UNTOUCHED), mode: state.mode, cuts: model.edges.filter((_, i) => !(mask & (2 ** i))) }));
-    press.setAttribute("aria-label", `Show the minimal circuit ${names(mask)}`);
-    press.disabled = mask === kept;
-    item.append(press, ` ${bitCount(mask)} edges, ${share(mask)}: ${names(mask)}`);
+    const cuts = model.edges.filter((_, i) => !(mask & (2 ** i)));
+    const press = button("", "Show", () => change({ ...structuredClone(UNTOUCHED), mode: state.mode, cuts }));
+    press.setAttribute("aria-label", `Show the minimal circuit ${read.names(mask)}`);
+    press.disabled = mask === read.kept;
+    item.append(press, ` ${bitCount(mask)} edges, ${read.share(mask)}: ${read.names(mask)}`);
     list.append(item);
   }
   el.circuits.replaceChildren(...parts, element("h3", "", "Minimal circuits"), list);
@@ -460,6 +489,7 @@ function draw() {
     answered = asked; // other lists and tabs change nothing for all lists
   }
   flow.draw(model, state, result);
+  drawCutNote(model);
   drawMap(model);
   drawWords(model);
   drawFilm();
