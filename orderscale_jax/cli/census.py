@@ -7,8 +7,8 @@ layer_norm (two layers with LayerNorm, to 0.90 or 20,000 steps). Written to the
 output directory are the models, a directory for each kind; census.json, which
 says of each model what its exact tables hold and, for the first two kinds, what
 carries order in it, and of each kind what its models have in common; and a
-figure, census.png and census.pdf. The same command again goes on where it was
-killed.
+figure, census.png and census.pdf. The same command again continues where it
+was stopped.
 """
 
 from __future__ import annotations

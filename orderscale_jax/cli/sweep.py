@@ -4,11 +4,11 @@
     orderscale sweep --config=sweeps/table4 --dry_run
 
 Written to the work directory: results.csv, a row per run, and its figures. The
-same command again goes on where it was killed, unfinished runs at the step at
-which they were last saved; Ctrl-C and SIGTERM save first. To begin anew, delete
-the directory. --config.seeds=4 and --config.base.train.max_steps=1000 change
-the sweep. Many processes share it out as in orderscale train; it can be
-continued with another number of processes.
+same command again continues where it was stopped, unfinished runs at the step
+at which they were last saved; Ctrl-C and SIGTERM save first. To start over,
+delete the directory. --config.seeds=4 and --config.base.train.max_steps=1000
+change the sweep. Several processes can divide it as in orderscale train; it can
+be continued with another number of processes.
 """
 
 from __future__ import annotations

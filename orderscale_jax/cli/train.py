@@ -3,12 +3,11 @@
     orderscale train --config=two_layer --workdir=runs/two_layer
     orderscale train --config=my.py --config.runs=8 --workdir=runs/my
 
-The same command again goes on where a killed run stopped; Ctrl-C and SIGTERM
-save first. --config.runs=64
-trains 64 seeds as one program. Many processes share them out: under SLURM, Open
-MPI or on a TPU pod with --distributed, elsewhere (a job array) with
---num_processes=P --process_id=0 to P-1. All must see the same work directory,
-which may be in an object store (--workdir=gs://bucket/my).
+The same command again continues a run that was stopped; Ctrl-C and SIGTERM save
+it first. --config.runs=64 trains 64 seeds as one program. Several processes can
+divide them: with --distributed under SLURM, Open MPI or on a TPU pod, elsewhere
+(a job array) with --num_processes=P --process_id=0 to P-1. All must see the
+same work directory, which may be in an object store (--workdir=gs://bucket/my).
 """
 
 from __future__ import annotations

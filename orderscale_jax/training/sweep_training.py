@@ -1,8 +1,8 @@
 """Trains a sweep: a finished run is a row of `results.csv` at once, and what is in flight survives a kill.
 
 Where several processes take part (`shares`), each trains its share and writes `results.share_I_of_P.csv`;
-whoever finds all rows there writes them to `results.csv`. Any number of processes goes on where another
-number was stopped.
+the process that finds all rows there writes them to `results.csv`. A sweep can be continued by another
+number of processes.
 """
 
 from __future__ import annotations
