@@ -530,7 +530,8 @@ def test_published_numbers_stand_beside_the_same_architecture_only(two_layer):
     answers = number_table(two_layer)[0].rows
     shown = [getattr(answers[0], source).text for source in ("ours", "checkpoint", "paper")]
     assert shown == [f"{x}\u00a0%" for x in ("91.45", "91.45", "92.2")]
-    assert answers[0].ours.of.text == "4,000 outputs" and answers[1].ours.of.text == "2,000 lists"
+    wholes = [(row.ours.of.amount, row.ours.of.noun) for row in answers[:2]]
+    assert wholes == [(4000, "outputs"), (2000, "lists")]
     assert not number_table(two_layer)[1].has("beside")
     two_layer["config"]["use_bias"] = True
     assert published_kind(two_layer) is None

@@ -34,7 +34,8 @@ class Judgement:
 
     @property
     def text(self) -> str:
-        return "; ".join(number.said for number in self.numbers) or self.reason or NONE
+        said = (f"{number.label}: {number.text}" for number in self.numbers)
+        return "; ".join(said) or self.reason or NONE
 
 
 @dataclasses.dataclass(frozen=True)

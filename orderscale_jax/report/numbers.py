@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orderscale_jax.formatting import NONE
-from orderscale_jax.report.published import Results, origin
+from orderscale_jax.report.published import Results
 
 NOUNS = {  # of what a share can be, by name in `denominators`
     "outputs": "outputs",
@@ -29,10 +29,6 @@ class Whole:
     amount: int
     noun: str
 
-    @property
-    def text(self) -> str:
-        return f"{self.amount:,} {self.noun}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Number:
@@ -51,17 +47,6 @@ class Number:
     text: str
     label: str = ""
     of: Whole | None = None
-
-    @property
-    def origin(self) -> str:
-        """Of a published checkpoint's number: who made it (`published.origin`)."""
-        return origin(self.place)
-
-    @property
-    def said(self) -> str:
-        """Label, number and what it is a share of."""
-        text = f"{self.label}: {self.text}" if self.label else self.text
-        return f"{text} of {self.of.text}" if self.of else text
 
 
 MISSING = Number("", None, NONE)

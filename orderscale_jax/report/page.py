@@ -151,7 +151,10 @@ def _claims(results: Results) -> list[dict[str, Any]]:
                 noun = measured.of.noun if measured.of else ""
                 row = {"label": measured.label, "noun": noun, "published": [], "ours": []}
                 rows.setdefault(measured.label, row)[source].append((key, measured))
-        out.append(claim | {"rows": list(rows.values()), "figure": number_of_figure, "picture": picture})
+        nouns = [row["noun"] for row in rows.values() if row["noun"]]
+        shared = nouns[0] if len(nouns) > 1 and len(set(nouns)) == 1 else ""
+        shown = {"rows": list(rows.values()), "noun": shared, "figure": number_of_figure, "picture": picture}
+        out.append(claim | shown)
     return out
 
 
