@@ -29,6 +29,7 @@ from orderscale_jax.graph import Edge
 from orderscale_jax.model import MODES
 from orderscale_jax.report import captions
 from orderscale_jax.report.claims import verdicts_text
+from orderscale_jax.report.measures import LEARNT
 from orderscale_jax.report.numbers import Number, Whole
 from orderscale_jax.report.published import MARKS, Results, origin, published_kind
 from orderscale_jax.report.rules import HERE, rules
@@ -73,7 +74,7 @@ def render_page(found: Study, results: Results, images: Mapping[str, bytes]) -> 
         lstrip_blocks=True,
     )
     forms = {f.__name__: f for f in (percent, points, count, number, scientific, origin)}
-    environment.globals |= forms | {"marks": MARKS, "here": HERE}
+    environment.globals |= forms | {"marks": MARKS, "here": HERE, "learnt": LEARNT}
     style = resources.files(__package__).joinpath("templates", "report.css").read_text("utf-8")
     return environment.get_template("report.html.jinja").render(
         style=markupsafe.Markup(style),
