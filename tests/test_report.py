@@ -20,7 +20,7 @@ from orderscale_jax.config import default_config, model_config, task_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.figures import Curve
 from orderscale_jax.model import ModelConfig
-from orderscale_jax.report import captions, claims, measures
+from orderscale_jax.report import captions, claims, measures, summary
 from orderscale_jax.report.claims import count_verdicts, verdicts_text
 from orderscale_jax.report.measures import FAILS, HOLDS, PARTLY, UNKNOWN
 from orderscale_jax.report.numbers import MISSING, lookup
@@ -343,13 +343,13 @@ def test_only_figures_that_apply_are_drawn(kind):
 
 
 def test_sentences_change_with_the_numbers(two_layer):
-    assert "91.45\u00a0%" in captions.headline(two_layer)
-    assert "training" not in captions.headline(two_layer)
+    assert "91.45\u00a0%" in summary.headline(two_layer)
+    assert "training" not in summary.headline(two_layer)
     two_layer["train"] = {"n_lists": 8000, "accuracy": 0.9876, "sequence_accuracy": 0.9765}
-    said = captions.headline(two_layer).replace("\u00a0", " ")
+    said = summary.headline(two_layer).replace("\u00a0", " ")
     assert "Of the 8,000 training lists it writes 97.65 % entirely right, and 98.76 % of their 16,000" in said
-    assert "generalises" not in captions.headline(two_layer | {"validation_lists_seen": False})
-    assert "generalises" in captions.headline(two_layer | {"validation_lists_seen": True})
+    assert "generalises" not in summary.headline(two_layer | {"validation_lists_seen": False})
+    assert "generalises" in summary.headline(two_layer | {"validation_lists_seen": True})
     flow = captions.information_flow(two_layer)
     assert "5 can reach an output at all, and 5 are critical" in flow[0]
     assert "all that the model needs" in flow[1]

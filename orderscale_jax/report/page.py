@@ -27,7 +27,7 @@ from orderscale_jax.formatting import (
 )
 from orderscale_jax.graph import Edge
 from orderscale_jax.model import MODES
-from orderscale_jax.report import captions
+from orderscale_jax.report import captions, summary
 from orderscale_jax.report.claims import verdicts_text
 from orderscale_jax.report.measures import LEARNT
 from orderscale_jax.report.numbers import Number, Whole
@@ -80,13 +80,13 @@ def render_page(found: Study, results: Results, images: Mapping[str, bytes]) -> 
         style=markupsafe.Markup(style),
         results=results,
         title=f"{count(config['n_layers'], 'layer')}, lists of {count(results['list_len'], 'digit')}",
-        description=captions.description(results),
-        headline=captions.headline(results),
+        description=summary.description(results),
+        headline=summary.headline(results),
         verdicts={source: verdicts_text(counts) for source, counts in results["verdicts"].items()},
         numbers=number_table(results),
         kind=published_kind(results),
         why_no_checkpoint=WHY_NO_CHECKPOINT,
-        fixed_set=captions.fixed_set(results),
+        fixed_set=summary.fixed_set(results),
         pictures=pictures,
         others=[name for name in pictures if name not in of_paper],
         separability=captions.separability(results) if "separability" in results else None,
