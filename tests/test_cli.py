@@ -377,7 +377,7 @@ def test_a_model_is_explored(orderscale, place):
     assert (code, out, err) == (0, f"{place / 'new' / 'page.html'}\n", "")
     page = (place / "new" / "page.html").read_text()
     assert '"name": "two_layer", "about"' in page and page.count('"name"') == 1 and '"film": null' in page
-    for options, sentence in (
+    for given, sentence in (
         (["nothing"], "there is no checkpoint at"),
         (["two_layer", "three_layer"], "unexpected argument 'three_layer': options are written --name=value"),
         (
@@ -386,7 +386,7 @@ def test_a_model_is_explored(orderscale, place):
         ),
         (["--checkpoint="], "--checkpoint is required, and it is empty"),
     ):
-        code, out, err = orderscale("explore", *options, "--open=false")
+        code, out, err = orderscale("explore", *given, "--open=false")
         assert (code, out) == (1, "") and err.count("\n") == 1 and sentence in err, err
 
 

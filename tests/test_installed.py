@@ -19,9 +19,11 @@ NEEDED = (
     "pretrained/two_layer/SHA256SUMS",
     "pretrained/three_layer/config/metadata",
     "report/published_checkpoints.json",
+    "report/published_figures.json",
     "report/published_grids.csv",
     "report/templates/report.html.jinja",
     "explorer/explorer.html",
+    "explorer/film.npz",
     "explorer/explorer.js",
 )
 

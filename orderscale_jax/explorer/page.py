@@ -83,6 +83,7 @@ def explorer_html(
 
 def single_page(model: Shown) -> str:
     """A whole page for one model."""
+    check_kind("model", model, Shown)
     return _page([model])
 
 
