@@ -74,7 +74,7 @@ function toAddress(state) {
   if (state.position_weights !== null) parts.push(["positions", String(state.position_weights)]);
   for (const [row, weights] of Object.entries(state.patterns)) parts.push([row.replace(" ", "."), weights.join(",")]);
   parts.push(["tab", state.tab]);
-  if (state.tab === "tour") parts.push(["tour", state.tour + 1]);
+  if (state.tab === "tour" || state.tour) parts.push(["tour", state.tour + 1]);
   return `#explorer?${parts.map(([key, value]) => `${key}=${value}`).join("&")}`;
 }
 
