@@ -73,6 +73,9 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     }
   }
   const choices = reads.filter((read) => read.keys.length === 2);
+  // Who comes later reads who comes before. So if the last position reads first, every one finds what the
+  // others held before the layer, and one set of residuals is enough.
+  reads.sort((a, b) => a.layer - b.layer || b.query - a.query);
 
   // Rows of the logit table, and of digits with their position.
   const row = (atom) => atom * V;
@@ -84,11 +87,7 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     }
     return sums;
   });
-  const residuals = new Float64Array((L + 1) * POSITIONS.length * ATOMS);
-  const stride = POSITIONS.length * ATOMS;
-  residuals[0 * ATOMS + D1] = residuals[0 * ATOMS + P1] = 1; // what enters layer 0 is never written again
-  residuals[1 * ATOMS + D2] = residuals[1 * ATOMS + P2] = 1;
-  residuals[2 * ATOMS + S] = residuals[3 * ATOMS + M1] = residuals[4 * ATOMS + M2] = 1;
+  const residuals = new Float64Array(POSITIONS.length * ATOMS);
   const atomsOf = new Int32Array([0, 0, N, N + 1, N + 2, N + 3, N + 4]);
   const weights = new Float64Array(2 * reads.length); // after cuts
   const before = new Float64Array(2 * reads.length); // as the model computes or the reader sets them
@@ -157,44 +156,44 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     };
   }
 
-  // The whole pass for one list: fills residuals, weights and before. Called for all lists at every redraw,
-  // so it makes no arrays.
-  function forward(d1, d2, plan) {
+  // The whole pass for one list: leaves the final residuals, weights and before. Called for all lists at
+  // every redraw, so it makes no arrays; with `layers` it adds a copy of the residuals after each layer.
+  function forward(d1, d2, plan, layers = null) {
     atomsOf[D1] = d1;
     atomsOf[D2] = d2;
-    let r = 0;
-    for (let layer = 0; layer < L; layer++) {
-      const from = layer * stride;
-      for (let i = from; i < from + stride; i++) residuals[i + stride] = residuals[i];
-      for (; r < reads.length && reads[r].layer === layer; r++) {
-        const read = reads[r];
-        const to = from + stride + read.query * ATOMS;
-        const keep = plan.keep[r];
-        const at = 2 * r;
-        const first = from + read.keys[0] * ATOMS;
-        if (read.keys.length === 1) {
-          before[at] = 1;
-          weights[at] = keep[0] ? 1 : 0;
-          if (keep[0]) for (let a = 0; a < ATOMS; a++) residuals[to + a] += residuals[first + a];
-        } else if (layer === 0) {
-          readInto(at, to, d1, d2, keep, plan);
+    for (let i = 0; i < residuals.length; i++) residuals[i] = 0;
+    residuals[0 * ATOMS + D1] = residuals[0 * ATOMS + P1] = 1;
+    residuals[1 * ATOMS + D2] = residuals[1 * ATOMS + P2] = 1;
+    residuals[2 * ATOMS + S] = residuals[3 * ATOMS + M1] = residuals[4 * ATOMS + M2] = 1;
+    if (layers !== null) layers.push(residuals.slice());
+    for (let r = 0; r < reads.length; r++) {
+      const read = reads[r];
+      const to = read.query * ATOMS;
+      const keep = plan.keep[r];
+      const at = 2 * r;
+      const first = read.keys[0] * ATOMS;
+      if (read.keys.length === 1) {
+        before[at] = 1;
+        weights[at] = keep[0] ? 1 : 0;
+        if (keep[0]) for (let a = 0; a < ATOMS; a++) residuals[to + a] += residuals[first + a];
+      } else if (read.layer === 0) {
+        readInto(at, to, d1, d2, keep, plan);
+      } else {
+        const second = read.keys[1] * ATOMS;
+        const given = plan.patterns[r];
+        if (given !== null) {
+          before[at] = given[0];
+          before[at + 1] = given[1];
         } else {
-          const second = from + read.keys[1] * ATOMS;
-          const given = plan.patterns[r];
-          if (given !== null) {
-            before[at] = given[0];
-            before[at + 1] = given[1];
-          } else {
-            const asks = from + read.query * ATOMS;
-            before[at] = 1 / (1 + Math.exp(gapOfScores(layer, asks, first, second)));
-            before[at + 1] = 1 - before[at];
-          }
-          cutInto(weights, at, before[at], before[at + 1], keep[0], keep[1], plan.renormalize);
-          const a = weights[at];
-          const b = weights[at + 1];
-          for (let i = 0; i < ATOMS; i++) residuals[to + i] += a * residuals[first + i] + b * residuals[second + i];
+          before[at] = 1 / (1 + Math.exp(gapOfScores(read.layer, to, first, second)));
+          before[at + 1] = 1 - before[at];
         }
+        cutInto(weights, at, before[at], before[at + 1], keep[0], keep[1], plan.renormalize);
+        const a = weights[at];
+        const b = weights[at + 1];
+        for (let i = 0; i < ATOMS; i++) residuals[to + i] += a * residuals[first + i] + b * residuals[second + i];
       }
+      if (layers !== null && reads[r + 1]?.layer !== read.layer) layers.push(residuals.slice());
     }
   }
 
@@ -215,11 +214,12 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     residuals[to + P2] += places[1];
   }
 
-  // Logits of a residual, [V].
-  function unembed(at) {
+  // Logits of a position's residual, [V].
+  function unembed(held, position) {
     const out = new Float64Array(V);
     for (let a = 0; a < ATOMS; a++) {
-      const [scale, from] = [residuals[at + a], row(atomsOf[a])];
+      const scale = held[position * ATOMS + a];
+      const from = row(atomsOf[a]);
       if (scale !== 0) for (let v = 0; v < V; v++) out[v] += scale * table[from + v];
     }
     return out;
@@ -268,31 +268,28 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     // Everything that is drawn of one list.
     compute(state) {
       const [d1, d2] = state.list;
-      forward(d1, d2, prepare(state));
-      const at = (layer, position) => layer * stride + position * ATOMS;
-      const logits = [unembed(at(L, 3)), unembed(at(L, 4))];
+      const layers = [];
+      forward(d1, d2, prepare(state), layers);
       const byEdge = {};
       const rows = {};
       reads.forEach(({ labels, name }, r) => {
         labels.forEach((label, i) => (byEdge[label] = weights[2 * r + i]));
         rows[name] = labels.map((_, i) => before[2 * r + i]);
       });
-      // What an output would say if the model ended before it does.
-      const said = (layer, position) => {
-        const of = unembed(at(layer, position));
-        return of.indexOf(Math.max(...of));
-      };
-      const lens = Array.from({ length: L - 1 }, (_, i) => [said(i + 1, 3), said(i + 1, 4)]);
-      const predictions = logits.map((of) => of.indexOf(Math.max(...of)));
+      const logitsOf = (layer) => [3, 4].map((position) => unembed(layers[layer], position));
+      const largest = (of) => of.indexOf(Math.max(...of));
+      const logits = logitsOf(L);
+      const predictions = logits.map(largest);
       return {
         weights: byEdge,
         rows, // before cuts
-        places: Array.from(places), // of P_1 and P_2 in SEP, after cuts
+        places: Array.from(places), // what SEP reads of P_1 and P_2 in layer 0, after cuts
         placesBefore: Array.from(placesBefore),
-        residuals: Array.from({ length: L + 1 }, (_, layer) =>
-          POSITIONS.map((_, position) => Array.from(residuals.subarray(at(layer, position), at(layer, position) + ATOMS))),
+        residuals: layers.map((held) =>
+          POSITIONS.map((_, i) => Array.from(held.subarray(i * ATOMS, (i + 1) * ATOMS))),
         ),
-        lens, // by layer from 1 to the last but one, of o1 and o2
+        // What o1 and o2 would say if the model ended after an earlier layer, from the first on.
+        lens: layers.slice(1, -1).map((_, i) => logitsOf(i + 1).map(largest)),
         logits: logits.map((of) => Array.from(of)),
         predictions,
         outcome: judge(d1, d2, ...predictions),
@@ -303,11 +300,10 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     outcomes(state) {
       const plan = prepare(state);
       const found = new Uint8Array(N * N);
-      const [o1, o2] = [L * stride + 3 * ATOMS, L * stride + 4 * ATOMS];
       for (let d1 = 0; d1 < N; d1++) {
         for (let d2 = 0; d2 < N; d2++) {
           forward(d1, d2, plan);
-          found[d1 * N + d2] = judge(d1, d2, says(o1), says(o2));
+          found[d1 * N + d2] = judge(d1, d2, says(3 * ATOMS), says(4 * ATOMS));
         }
       }
       return found;
