@@ -260,7 +260,10 @@ def test_a_published_file_becomes_a_checkpoint_or_nothing(orderscale, place):
 SEEDS = {"two_layer": 1, "two_layer_published": 2, "three_layer": 3}
 REPRODUCE = f"""
 from pathlib import Path
+from orderscale_jax import figures
 from orderscale_jax.cli import reproduce
+from orderscale_jax.report import write
+write.draw = lambda found, history, published: {{"training_curves": figures.training_curves(*history)}}
 configs = reproduce.paper_configs(seed=1)
 config = configs["two_layer"]
 config.update_from_flattened_dict({SMALL})
@@ -288,7 +291,8 @@ def test_everything_is_reproduced_and_can_be_analysed_again(orderscale, place):
     models = {"two_layer", "two_layer_published", "three_layer"}
     assert written == {*models, "comparison.txt", *pictures}
     for name in models:
-        assert (place / "tiny" / name / "report.html").is_file()
+        report = place / "tiny" / name
+        assert (report / "report.html").is_file() and (report / "figures" / "training_curves.pdf").is_file()
         summary = json.loads((place / "tiny" / name / "training" / "summary.json").read_text())
         assert summary["seed"] == SEEDS[name]
     code, out, err = orderscale("analyze", "--checkpoint=tiny/two_layer/training/checkpoint", "--output=page")
@@ -298,11 +302,17 @@ def test_everything_is_reproduced_and_can_be_analysed_again(orderscale, place):
         json.loads((place / folder / "results.json").read_text()) for folder in ("tiny/two_layer", "page")
     )
     assert again.pop("name") == "training" and results.pop("name") == "two_layer" and again == results
+    drawn = {path.name for path in (place / "page" / "figures").iterdir()}
+    assert {"information_flow.png", "order_exchanges.pdf", "training_curves.png"} < drawn
 
 
-PUBLISHED = "from orderscale_jax.cli import reproduce; from pathlib import Path; " + (
-    "print(sorted(reproduce.read_published(Path('published'))))"
-)
+PUBLISHED = """
+from pathlib import Path
+from orderscale_jax.cli import reproduce
+whole = reproduce.study_model
+reproduce.study_model = lambda model, lists, trained: whole(model, lists[:20], trained[:20])
+print(sorted(reproduce.read_published(Path("published"))))
+"""
 
 
 def test_published_checkpoints_are_read_or_named(orderscale, place):
@@ -354,7 +364,8 @@ def test_a_census_goes_on_and_is_of_one_kind_of_question(orderscale, place):
     assert said["summary"]["two_layer"]["order"]["models"] == 2 and file.with_suffix(".png").is_file()
     written = dict(said["models"]["two_layer"])
     files.write_note(file, said | {"models": {"two_layer": {"0": written["0"]}}, "summary": {}})
-    code, out, err = orderscale(*options, "--models=2", code=small)
+    undrawn = small.replace("main.main()", "census.figures.save = print; main.main()")
+    code, out, err = orderscale(*options, "--models=2", code=undrawn)
     assert (code, err) == (0, "") and files.read_note(file) == said
     code, out, err = orderscale(*options, "--models=2", "--tolerance=0.1", code=small)
     assert code == 1 and "was made with" in err and err.count("\n") == 1
