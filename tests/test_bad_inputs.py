@@ -637,7 +637,7 @@ FUNCTIONS = {
     "explorer: model": (lambda: explorer.evaluate({}, CONFIG), "model must be a ListTransformer"),
     "explorer: three digits": (lambda: explorer.evaluate({}, LONG), "this model has lists of 3 digits"),
     "explorer: film": (lambda: explorer.film_model("last"), "the film has no step 'last'; it has 0, 100"),
-    "explorer: shown": (lambda: explorer.single_page(MODEL), "model must be a Shown, got ListTransformer"),
+    "explorer: shown": (lambda: explorer.single_page(MODEL), "shown must be a PageModel, got ListTransformer"),
     "figure: matrix": (
         lambda: figures.ablation_matrix(MODEL),
         "ablation must be an EdgeAblation, got ListTr",

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -112,12 +111,6 @@ def said(tab):
     ]
 
 
-@pytest.fixture(scope="module")
-def data():
-    html = PAGE.read_text("utf-8")
-    return json.loads(re.search(r'data-el="data">(.*?)</script>', html, re.DOTALL)[1])
-
-
 # ---- what it computes --------------------------------------------------------------------------
 def random_states(name, count, seed):
     model, _ = load_pretrained(name)
@@ -174,36 +167,16 @@ def test_the_page_computes_what_the_library_computes(open_page, name, step):
         np.testing.assert_array_equal(np.array(outcomes)[lists @ (100, 1)], expected)
 
 
-def test_the_page_is_that_of_this_version(data):
-    """All but the circuits, which take seconds to compute anew; they have a test of their own."""
-    html = PAGE.read_text("utf-8")
-    assert len(html.encode()) < LARGEST
-    for name in (*page.SCRIPTS, "explorer.css", "page.css"):
-        assert page._resource(name) in html, f"docs/index.html is not of {name}: run orderscale explore again"
-    assert [entry["name"] for entry in data["models"]] == list(MODELS)
-    for entry in data["models"]:
-        model, _ = load_pretrained(entry["name"])
-        fresh = page._entry(page.Shown(entry["name"], page.ABOUT[entry["name"]], model))
-        for key in ("about", "n_digits", "n_layers", "edges"):
-            assert entry[key] == fresh[key]
-        for ours, theirs in zip(numbers(entry), numbers(fresh), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert data["film"] == page._film()
-
-
-def numbers(entry):
-    for coded in (entry["logits"], *(x["values"] for x in entry["scores"])):
-        yield np.frombuffer(base64.b64decode(coded), "<f4")
-
-
-def test_circuits_are_those_of_the_library(open_page, data):
+def test_circuits_are_those_of_the_library(open_page):
     tab = open_page("#explorer?model=two_layer&list=1,2&cut=L1.o2.o1&tab=circuits")
     table = circuit_table(load_pretrained("two_layer")[0], make_split(TaskConfig()).validation)
-    kept = sum(1 << i for i, x in enumerate(data["models"][0]["edges"]) if x != "L1 o2<-o1")
+    kept = sum(1 << i for i, edge in enumerate(table.edges) if table.graph.label(edge) != "L1 o2<-o1")
     text = el(tab, "circuits").inner_text()
-    assert f"With these 4 of 5 edges {100 * table.values()[kept]:.1f} % of 4,000 validation outputs" in text
+    assert f"With these 4 of 5 edges {100 * table.values()[kept]:.2f} % of 4,000 validation outputs" in text
     assert "To the nearest minimal circuit: restore L1 o2←o1." in text
+    el(tab, "tab weights").click()
     assert el(tab, "cutNote").inner_text().startswith("With these 4 of 5 edges")
+    el(tab, "tab circuits").click()
     el(tab, "circuits").get_by_role("button").click()
     assert el(tab, "cutNote").inner_text() == ""
     assert state_of(tab)["cuts"] == [] and "This is a minimal circuit" in el(tab, "circuits").inner_text()
@@ -313,6 +286,7 @@ def test_every_control_by_keyboard(open_page):
     assert tab.evaluate("document.activeElement.dataset.el") == "tab outputs"
     tab.keyboard.press("Home")
     assert state_of(tab)["tab"] == "tour"
+    el(tab, "restore").click()
     el(tab, "filmStep").focus()
     tab.keyboard.press("ArrowLeft")
     assert state_of(tab)["step"] == int(load_film().steps[-1])
@@ -334,6 +308,58 @@ def test_bad_digits_get_a_clear_message_and_break_nothing(open_page):
         assert said(tab) == before and state_of(tab)["list"] == [7, 2]
     el(tab, "d1").fill(" 8 ")
     assert el(tab, "message").inner_text() == "" and state_of(tab)["list"] == [8, 2]
+
+
+def test_a_digit_is_marked_no_longer_than_it_is_bad(open_page):
+    tab = open_page("#explorer?model=two_layer&list=7,2&tab=weights")
+    el(tab, "d1").fill("100")
+    assert el(tab, "d1").get_attribute("aria-invalid") == "true"
+    edge(tab, "L1 o2<-o1").locator("text").click()
+    assert el(tab, "d1").get_attribute("aria-invalid") is None and el(tab, "d1").input_value() == "7"
+    assert el(tab, "message").inner_text() == ""
+
+
+def test_the_film_ends_where_something_else_begins(open_page):
+    tab = open_page("#explorer?model=two_layer&list=26,1&tab=tour&tour=2")
+    for act in (
+        lambda: el(tab, "model").select_option("three_layer"),
+        lambda: el(tab, "restore").click(),
+        lambda: el(tab, "tourNext").click(),
+        lambda: el(tab, "undo").click(),
+    ):
+        js(tab, "(e) => e.change({ model: 'two_layer', step: null })")
+        el(tab, "filmPlay").click()
+        until(tab, lambda: state_of(tab)["step"] is not None)
+        act()
+        stopped = state_of(tab)
+        tab.wait_for_timeout(350)
+        assert state_of(tab) == stopped and "Play" in el(tab, "filmPlay").text_content()
+    el(tab, "model").select_option("two_layer")
+    el(tab, "restore").click()
+    el(tab, "filmStep").fill(str(len(load_film().steps) - 1))
+    el(tab, "filmPlay").click()
+    until(tab, lambda: state_of(tab)["step"] is None)
+    assert "trained: 92.85 % of the validation outputs right" in el(tab, "filmText").inner_text()
+
+
+def test_weights_that_differ_are_drawn(open_page):
+    tab = open_page("#explorer?model=two_layer&list=26,1&positions=swap&tab=weights")
+    result = js(tab, "(e) => e.compute(e.state())")
+    digit, position = result["weights"]["L0 SEP<-d1"], result["places"][0]
+    assert digit + position == pytest.approx(1) and abs(digit - position) > 0.1
+    assert edge(tab, "L0 SEP<-d1").locator("text").text_content() == f"E {digit:.2f} P {position:.2f}"
+    assert el(tab, "select both").input_value() == "differ"
+    edge(tab, "L0 SEP<-d1").locator("text").click()
+    assert el(tab, "slider digits").locator("xpath=..").inner_text().count("before the cut") == 1
+
+
+def test_what_two_models_share_is_kept(open_page):
+    tab = open_page(
+        "#explorer?model=two_layer&list=26,1&cut=L1.o2.o1&digits=swap&L1.o2=0.3,0.7&mode=zero&tab=weights"
+    )
+    before = state_of(tab)
+    el(tab, "model").select_option("two_layer_published")
+    assert state_of(tab) == {**before, "model": "two_layer_published"}
 
 
 def test_one_sentence_is_read_out(open_page):
@@ -404,7 +430,9 @@ BAD_ADDRESSES = {
     "list=1,2&step=77": "The film of two_layer has no step 77.",
     "lists=1,2": "The address has an unknown part “lists=1,2”.",
     "list=1,2&positions=0.1,-1": "position_weights must be two numbers, none below 0",
-    "list=1,2&tour=9": "The tour has steps 0 to 4, not 8.",
+    "list=7,2,3": "A list is two digits, not “7,2,3”.",
+    "list=1,2&step=": "The film of two_layer has no step NaN.",
+    "list=1,2&tour=9": "The tour has steps 1 to 5, not 9.",
 }
 
 
@@ -442,9 +470,15 @@ def test_what_is_taken_along_is_the_state(open_page):
         files[name] = Path(download.value.path()).read_bytes()
     svg = ElementTree.fromstring(files["svg"])
     texts = [node.text for node in svg.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"SEP", "9", f"{float(js(tab, '(e) => e.compute(e.state()).weights')['L1 o2<-SEP']):.3f}"} <= {
-        word for text in texts for word in (text or "").split()
-    }
+    result = js(tab, "(e) => e.compute(e.state())")
+    weights = f"E 0.10 P {result['places'][0]:.2f}"
+    assert {"SEP", "9", f"βₛ {result['weights']['L1 o2<-SEP']:.3f}", weights} <= set(texts)
+    for told in (
+        "digits in SEP: 0.1, 0.735",
+        "L1 o2: 1, 0.005",
+        "#explorer?model=two_layer_published&list=9,9",
+    ):
+        assert any((text or "").startswith(told) for text in texts), told
     assert files["png"].startswith(b"\x89PNG") and int.from_bytes(files["png"][16:20], "big") > 800
     assert json.loads(files["saveJson"]) == given
 
@@ -456,7 +490,7 @@ def test_undo_goes_back_through_everything(open_page):
         {"cuts": ["L1 o2<-o1"]},
         {"list": [3, 4]},
         {"model": "three_layer", "cuts": []},
-        {"tab": "outputs"},
+        {"list": [5, 6]},
     ):
         js(tab, "(e, given) => e.change(given)", change)
         states.append(state_of(tab))
@@ -467,6 +501,9 @@ def test_undo_goes_back_through_everything(open_page):
     for _ in states[1:]:
         el(tab, "redo").click()
     assert state_of(tab) == states[-1] and el(tab, "redo").is_disabled()
+    el(tab, "tab outputs").click()
+    el(tab, "undo").click()
+    assert state_of(tab) == {**states[-2], "tab": "outputs"}, "a tab is no change"
 
 
 # ---- the tour and the film ---------------------------------------------------------------------
@@ -489,25 +526,34 @@ def test_the_tour_shows_what_it_says(open_page, name):
     el(tab, "tourNext").click()
     assert said(tab) not in ([a, b], [b, a])
     share = reversed_share({"digit_weights": "swap", "position_weights": "swap"})
-    assert f"{100 * share:.1f} % come out reversed" in el(tab, "tourText").inner_text()
+    assert f"{100 * share:.2f} % come out reversed" in el(tab, "tourText").inner_text()
     el(tab, "tourNext").click()
     assert said(tab) == [b, a] and state_of(tab)["digit_weights"] is None
     share = reversed_share({"position_weights": "swap"})
-    assert f"So it is for {100 * share:.1f} % of the lists" in el(tab, "tourText").inner_text()
+    assert f"So it is for {100 * share:.2f} % of the lists" in el(tab, "tourText").inner_text()
     assert share > 0.7
     el(tab, "tourNext").click()
     assert said(tab) != state_of(tab)["list"] and el(tab, "tourNext").is_disabled()
     comes_out = f"comes out as {said(tab)[0]}, {said(tab)[1]}. With weights less than 0.02 apart"
     assert comes_out in el(tab, "tourText").inner_text()
-    edge(tab, "L1 o1<-SEP").locator("text").click()
+    assert el(tab, "tourAgain").is_hidden() and el(tab, "tourChanged").inner_text() == ""
+    el(tab, "tourMore").click()
+    assert (
+        state_of(tab)["digit_weights"] == "even"
+        and "something is changed" in el(tab, "tourChanged").inner_text()
+    )
     el(tab, "tourAgain").click()
-    assert state_of(tab)["cuts"] == [] and el(tab, "tourAgain").is_disabled()
+    assert state_of(tab)["digit_weights"] is None and el(tab, "tourAgain").is_hidden()
 
 
 def test_there_is_no_tour_of_three_layers(open_page):
     tab = open_page("#explorer?model=three_layer&list=0,1&tab=tour")
     assert el(tab, "tourWhy").inner_text() == "The tour is about models of two layers."
     assert el(tab, "tourBody").is_hidden()
+    el(tab, "tourOther").click()
+    assert state_of(tab)["model"] == "two_layer" and el(tab, "tourBody").is_visible()
+    el(tab, "model").select_option("two_layer_fresh")
+    assert said(tab) == state_of(tab)["list"], "the tour goes on with a list of the other model"
 
 
 # ---- how it looks ------------------------------------------------------------------------------
@@ -560,6 +606,22 @@ def test_it_can_be_read_by_all(open_page, look, width):
         )
 
 
+def test_any_name_of_a_model_has_an_address(open_page, tmp_path):
+    model, _ = load_pretrained("two_layer")
+    name = 'a&b 50%=x#"</script>é'
+    (tmp_path / "page.html").write_text(
+        page.single_page(page.PageModel(name, "", model, checkpoint="runs/x")), "utf-8"
+    )
+    url = (tmp_path / "page.html").as_uri()
+    tab = open_page(url=url)
+    js(tab, "(e) => e.change({ list: [4, 5] })")
+    until(tab, lambda: "list=4,5" in tab.evaluate("location.hash"))
+    again = open_page(tab.evaluate("location.hash"), url=url)
+    assert state_of(again) == state_of(tab) and state_of(again)["model"] == name
+    again.locator("[data-el='tab share']").click()
+    assert 'load_checkpoint("runs/x")' in el(again, "python").input_value()
+
+
 def test_a_section_in_another_page_leaves_its_address_alone(open_page, tmp_path):
     model, _ = load_pretrained("three_layer")
     html = f'<!doctype html><html lang="en"><title>x</title><body>{2 * explorer_html(model)}</body></html>'
@@ -574,7 +636,9 @@ def test_a_section_in_another_page_leaves_its_address_alone(open_page, tmp_path)
     assert cuts == [[], ["L1 o2<-SEP"]]
     tab.locator("[data-el='tab share']").first.click()
     assert "load_checkpoint" in el(tab, "python").first.input_value()
-    assert unquote(el(tab, "link").first.input_value()).startswith("#explorer?model=this model&list=")
+    assert el(tab, "shareLink").first.is_hidden() and "model" not in json.loads(
+        el(tab, "json").first.input_value()
+    )
     tab.locator("[data-el='tab circuits']").first.click()
     assert "holds no table" in el(tab, "circuits").first.inner_text()
 

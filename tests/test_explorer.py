@@ -1,7 +1,9 @@
 """The explorer in Python: its tables, states, film and HTML. `test_browser` runs the page itself."""
 
+import base64
 import json
 import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,8 @@ from orderscale_jax.analysis.observation import observe
 from orderscale_jax.analysis.order import what_carries_order
 from orderscale_jax.checkpoint import from_named_arrays
 from orderscale_jax.circuits import circuit_table
-from orderscale_jax.explorer import evaluate, explorer_html, film_model, why_no_explorer
+from orderscale_jax.config import task_config, validation_lists_seen
+from orderscale_jax.explorer import evaluate, explorer_html, film_model, page, why_no_explorer
 from orderscale_jax.explorer.film import load_film, rounded
 from orderscale_jax.explorer.tables import model_of, tables_of
 from orderscale_jax.model import ListTransformer, ModelConfig, cut
@@ -163,6 +166,63 @@ def test_rounding_is_to_twelve_bits():
     assert codes.min() >= -2047 and codes.max() <= 2047
     np.testing.assert_allclose(codes * unit[:, None], logits - logits.mean(1, keepdims=True), atol=unit.max())
     assert (rounded(np.zeros((2, 3)))[0] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def committed():
+    """docs/index.html, and the data in it."""
+    html = (Path(__file__).parents[1] / "docs" / "index.html").read_text("utf-8")
+    return html, page_data(html)
+
+
+def test_the_page_in_docs_is_of_this_version(committed):
+    html, data = committed
+    again = "orderscale explore --open=false --output=docs/index.html makes it anew"
+    assert len(html.encode()) < 1_500_000
+    parts = [page._resource(name) for name in (*page.SCRIPTS, "explorer.css", "page.css")]
+    for template in ("explorer.html", "page.html"):
+        parts += re.split(r"\$\w+", page._resource(template))
+    for part in parts:
+        assert part in html, again
+    assert [entry["name"] for entry in data["models"]] == list(page.ABOUT)
+    for entry in data["models"]:
+        model, config = load_pretrained(entry["name"])
+        validation = make_split(task_config(config)).validation
+        unseen = None if validation_lists_seen(config) else validation
+        shown = page.PageModel(entry["name"], page.ABOUT[entry["name"]], model, unseen)
+        if entry["n_layers"] == 2:  # of three it takes seconds
+            shown = page.page_model(model, config, entry["name"])
+        fresh = page._entry(shown)
+        assert fresh.keys() == entry.keys()
+        for key in set(fresh) - {"logits", "scores"} - (set() if shown.circuits else {"circuits"}):
+            assert entry[key] == fresh[key], again
+        assert [x["rows"] for x in entry["scores"]] == [x["rows"] for x in fresh["scores"]]
+        for ours, theirs in zip(numbers(entry), numbers(fresh), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=again)
+    assert data["film"] == page._film()
+
+
+def numbers(entry):
+    for coded in (entry["logits"], *(x["values"] for x in entry["scores"])):
+        yield np.frombuffer(base64.b64decode(coded), "<f4")
+
+
+def test_scripts_use_only_what_stands_before_them():
+    """By name, of functions and constants."""
+    texts = {name: re.sub(r"//.*", "", page._resource(name)) for name in page.SCRIPTS}
+    defined = {}
+    for name, text in texts.items():
+        found = re.findall(
+            r"^(?:async )?(?:function (\w+)|const ([A-Z_]\w*|\w+(?= = \()))", text, re.MULTILINE
+        )
+        defined |= {function or constant: name for function, constant in found}
+    assert len(defined) > 60 and defined["makeTour"] == "tour.js" and defined["weightText"] == "format.js"
+    for i, name in enumerate(page.SCRIPTS):
+        later = {x for x, where in defined.items() if where in page.SCRIPTS[i + 1 :]}
+        used = later & set(re.findall(r"(?<![\w.$\"])\w+(?=\(|\b(?!:))", texts[name]))
+        own = r"(?:const|function|let) {0}\b|[(,] ?{0}[,)].*(?:[{]|=>)$|^ +{0}\(.*[{]$"  # a name of its own
+        used = {x for x in used if not re.search(own.replace("{0}", x), texts[name], re.MULTILINE)}
+        assert not used, f"{name} uses {used}"
 
 
 def page_data(html):

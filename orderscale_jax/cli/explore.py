@@ -15,6 +15,7 @@ import webbrowser
 from pathlib import Path
 
 from orderscale_jax import explorer, files
+from orderscale_jax.checkpoint import pretrained_names
 from orderscale_jax.cli import arguments, machine, studied
 from orderscale_jax.errors import UserError
 
@@ -26,14 +27,11 @@ OPEN = arguments.define("open", "bool", True, "open the page in a browser.")
 
 
 def main():
-    output = arguments.required(OUTPUT) if OUTPUT.value is not None else _temporary()
-    path = files.place(output)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--output={output} must name an HTML file, such as explorer.html")
-    if path.is_dir():
-        raise UserError(f"--output={output} is a directory: give the name of a file in it")
+    path = None if OUTPUT.value is None else _checked(arguments.required(OUTPUT))
     machine.use_compilation_cache()
     page = explorer.shipped_page() if CHECKPOINT.value is None else _page(arguments.required(CHECKPOINT))
+    if path is None:
+        path = files.place(tempfile.mkdtemp(prefix="orderscale_")) / "explorer.html"
     files.make_directory(files.absolute(path).parent)
     files.write_text(path, page)
     print(files.absolute(path))
@@ -41,10 +39,19 @@ def main():
         webbrowser.open(Path(files.absolute(path)).as_uri())
 
 
+def _checked(output: str) -> files.Place:
+    """Where the page is wanted; UserError if no page can lie there."""
+    path = files.place(output)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output={output} must name an HTML file, such as explorer.html")
+    if path.is_dir():
+        raise UserError(f"--output={output} is a directory: give the name of a file in it")
+    return path
+
+
 def _page(checkpoint: str) -> str:
     """The page of one model."""
-    return explorer.single_page(explorer.shown(*studied.load(checkpoint)))
-
-
-def _temporary() -> str:
-    return str(Path(tempfile.mkdtemp(prefix="orderscale_")) / "explorer.html")
+    model, config, name = studied.load(checkpoint)
+    is_shipped = checkpoint in pretrained_names() and not files.place(checkpoint).exists()
+    place = None if is_shipped else str(files.absolute(files.place(checkpoint)))
+    return explorer.single_page(explorer.page_model(model, config, name, place))

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from orderscale_jax.explorer.film import film_model
 from orderscale_jax.explorer.page import (
-    Shown,
+    PageModel,
     explorer_html,
+    page_model,
     shipped_page,
-    shown,
     single_page,
     why_no_explorer,
 )
 from orderscale_jax.explorer.state import evaluate
 
 __all__ = [
-    "Shown",
+    "PageModel",
     "evaluate",
     "explorer_html",
     "film_model",
+    "page_model",
     "shipped_page",
-    "shown",
     "single_page",
     "why_no_explorer",
 ]

@@ -1,8 +1,9 @@
-// A model as tables, and what it says of a list under a state of the page. Everything is exact: with one
-// head and frozen projections a residual is a sum of seven vectors ("atoms") with scales.
+// A model as tables, and what it says of a list under a state of the page. With one head and frozen projections
+// a residual is a sum of seven vectors ("atoms") with scales, so this is the model itself, up to rounding.
 const [D1, D2, P1, P2, S, M1, M2] = [0, 1, 2, 3, 4, 5, 6]; // E[d1], E[d2], P_1, P_2, and SEP, o1, o2 at the start
 const ATOMS = 7;
 const POSITIONS = ["d1", "d2", "SEP", "o1", "o2"];
+const IN_SEP = "L0 SEP"; // the row whose weights digits and positions may have of their own
 const SMALLEST_ROW_SUM = 1e-12; // of a cut row before it is rescaled, as in the library
 const OUTCOMES = ["right", "reversed", "one wrong", "wrong"];
 const WEIGHT_NAMES = ["swap", "reversed", "even"];
@@ -260,10 +261,8 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     MASK,
     SEP,
     edges,
-    reads,
     choices,
     alpha,
-    judge,
 
     // Everything that is drawn of one list.
     compute(state) {
@@ -307,32 +306,6 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
         }
       }
       return found;
-    },
-  };
-}
-
-// The frames of a film: logits rounded to 12 bits in units of their row.
-function makeFilm({ n_digits: N, n_layers, edges, steps, accuracy, changed, packed, unit, scores }) {
-  const [A, V] = [N + 5, N + 2];
-  const [pairs, units] = [bytes(packed), floats(unit)];
-  const layers = scores.map(({ rows, values }) => ({ rows, values: floats(values) }));
-  return {
-    steps,
-    accuracy,
-    changed,
-    frame(i) {
-      const logits = new Float64Array(A * V);
-      for (let j = 0; j < A * V; j++) {
-        const at = i * A * V + j;
-        const from = 3 * (at >> 1);
-        const code = at & 1 ? (pairs[from + 1] >> 4) | (pairs[from + 2] << 4) : pairs[from] | ((pairs[from + 1] & 15) << 8);
-        logits[j] = (code - 2048) * units[i * A + Math.floor(j / V)];
-      }
-      const part = ({ rows, values }) => {
-        const size = values.length / steps.length;
-        return { rows, values: values.subarray(i * size, (i + 1) * size) };
-      };
-      return makeModel({ n_digits: N, n_layers, edges, logits, scores: layers.map(part) });
     },
   };
 }

@@ -14,20 +14,7 @@ const LABELS = {
 };
 const SYMBOLS = { "L0 SEP<-d1": "α₁", "L0 SEP<-d2": "α₂", "L1 o2<-SEP": "βₛ", "L1 o2<-o1": "βₒ" }; // of two layers
 const rowTop = (layers, layer) => TOP + GAP[layers] * layer;
-const SVG = "http://www.w3.org/2000/svg";
-
-function svgElement(tag, attributes = {}, text) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
-function edgeKind({ layer, query, key }) {
-  if (key === 0) return "d1";
-  if (key === 1) return "d2";
-  return "read";
-}
+const edgeKind = ({ key }) => ["d1", "d2"][key] ?? "read";
 
 function makeFlow(svg, toggle) {
   let drawnFor = null;
@@ -119,26 +106,35 @@ function makeFlow(svg, toggle) {
     return { edge, group, parts, from, to, place, symbol };
   }
 
-  function edgeSentence({ edge }, weight, isCut) {
+  function edgeSentence({ edge }, weights, isCut) {
     const what = `Layer ${edge.layer}: ${POSITIONS[edge.query]} reads ${POSITIONS[edge.key]}`;
-    return isCut ? `${what}, cut. Press to restore.` : `${what} with weight ${weightText(weight)}. Press to cut.`;
+    if (isCut) return `${what}, cut. Press to restore.`;
+    const [digit, position] = weights.map(weightText);
+    const how = digit === position ? `with weight ${digit}` : `its digit with weight ${digit}, its position with ${position}`;
+    return `${what} ${how}. Press to cut.`;
   }
 
-  function drawEdge(view, weight, isCut) {
+  // `weights`: of the digit's and of the position's vector, which are mostly the same.
+  function drawEdge(view, weights, isCut, isSet) {
     const { group, parts, symbol } = view;
     const [[x1, y1], [x2, y2]] = [view.from, view.to];
     const length = Math.hypot(x2 - x1, y2 - y1);
     const [dx, dy] = [(x2 - x1) / length, (y2 - y1) / length];
-    const width = isCut ? 1.5 : 1 + 8 * Math.min(weight, 1);
+    const width = isCut ? 1.5 : 1 + 8 * Math.min(weights[0], 1);
     const [tip, half] = [8 + width / 2, 3.5 + width / 2];
     const [bx, by] = [x2 - tip * dx, y2 - tip * dy];
     const [lx, ly] = [x1 + view.place * (x2 - x1), y1 + view.place * (y2 - y1)];
-    const label = isCut ? "✕ cut" : symbol ? `${symbol} ${weightText(weight)}` : weight.toFixed(2);
-    const pill = symbol ? 62 : 42;
+    const [digit, position] = weights.map((weight) => weight.toFixed(2));
+    const isSplit = !isCut && digit !== position;
+    let label = symbol ? `${symbol} ${weightText(weights[0])}` : digit;
+    if (isSplit) label = `E ${digit} P ${position}`;
+    if (isCut) label = "✕ cut";
+    const pill = isSplit ? 112 : symbol ? 62 : 42;
     group.classList.toggle("osx-cut", isCut);
+    group.classList.toggle("osx-set", isSet && !isCut);
     group.setAttribute("aria-pressed", String(isCut));
-    group.setAttribute("aria-label", edgeSentence(view, weight, isCut));
-    parts.title.textContent = edgeSentence(view, weight, isCut);
+    group.setAttribute("aria-label", edgeSentence(view, weights, isCut));
+    parts.title.textContent = edgeSentence(view, weights, isCut);
     parts.hit.setAttribute("d", `M${x1} ${y1}L${x2} ${y2}`);
     parts.line.setAttribute("d", `M${x1} ${y1}L${bx} ${by}`);
     parts.line.style.strokeWidth = width;
@@ -151,30 +147,41 @@ function makeFlow(svg, toggle) {
     parts.text.textContent = label;
   }
 
-  // SEP's lower edge: how much of each digit's vector it holds; the full width is a scale of 1, or their sum.
-  function drawShares(node, y, [first, second]) {
+  // SEP's lower edge: how much it holds of each digit's vector and, where that differs, of each position's;
+  // the full width is a scale of 1, or their sum.
+  function drawShares(node, y, digits, positions) {
     const [left, full] = [COLUMNS[2] - 19, 38];
-    const scale = full / Math.max(1, first + second);
-    const [split, end] = [left + scale * first, left + scale * (first + second)];
-    const bottom = y + 12;
-    node.text.setAttribute("y", y + 1);
-    node.shares[0].setAttribute("d", `M${left} ${bottom}H${split}v-6H${left}Z`);
-    node.shares[1].setAttribute("d", `M${split} ${bottom}H${end}v-6H${split}Z`);
+    const bar = ([first, second], bottom, height) => {
+      const scale = full / Math.max(1, first + second);
+      const [split, end] = [left + scale * first, left + scale * (first + second)];
+      return [`M${left} ${bottom}H${split}v${-height}H${left}Z`, `M${split} ${bottom}H${end}v${-height}H${split}Z`];
+    };
+    const isSplit = digits.some((x, i) => Math.abs(x - positions[i]) > 1e-9);
+    const bars = isSplit ? [bar(digits, y + 8, 4), bar(positions, y + 13, 4)] : [bar(digits, y + 12, 6)];
+    node.text.setAttribute("y", isSplit ? y - 1 : y + 1);
+    node.shares.forEach((share, i) => share.setAttribute("d", bars.map((of) => of[i]).join("")));
   }
 
-  function draw(model, state, result) {
+  function draw({ model, state, result }) {
     if (drawnFor !== model.L) build(model);
-    for (const view of edgeViews) drawEdge(view, result.weights[view.edge.label], state.cuts.includes(view.edge.label));
+    const isSetInSep = state.digit_weights !== null || state.position_weights !== null;
+    for (const view of edgeViews) {
+      const { label, layer, query, key } = view.edge;
+      const row = `L${layer} ${POSITIONS[query]}`;
+      const weight = result.weights[label];
+      const weights = [weight, row === IN_SEP ? result.places[key] : weight];
+      drawEdge(view, weights, state.cuts.includes(label), row === IN_SEP ? isSetInSep : row in state.patterns);
+    }
     for (const [key, node] of Object.entries(nodes)) {
       const [position, layer] = key.split(" ").map(Number);
       const residual = result.residuals[layer][position];
-      let [text, kind] = [POSITIONS[position], "osx-station"];
+      let [text, kind] = [POSITIONS[position], ""];
       if (position < 2) [text, kind] = [String(state.list[position]), `osx-d${position + 1}`];
-      else if (position === 2 && layer) drawShares(node, rowTop(model.L, layer), [residual[D1], residual[D2]]);
+      else if (position === 2 && layer) drawShares(node, rowTop(model.L, layer), [residual[D1], residual[D2]], [residual[P1], residual[P2]]);
       else if (position > 2) {
         const hasRead = layer === model.L || residual[S] !== 0 || residual[D1] !== 0 || residual[D2] !== 0;
         const token = layer === model.L ? result.predictions[position - 3] : result.lens[layer - 1]?.[position - 3];
-        [text, kind] = hasRead ? [tokenName(model, token), `osx-said ${roleClass(state, token)}`] : ["MASK", "osx-empty"];
+        [text, kind] = hasRead ? [tokenName(model, token), roleClass(state, token)] : ["MASK", "osx-empty"];
       }
       node.group.setAttribute("class", `osx-node ${kind}`);
       node.text.textContent = text;

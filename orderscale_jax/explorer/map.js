@@ -70,3 +70,30 @@ function countOutcomes(outcomes, N, validation) {
   for (let d = 0; d < N; d++) counts.different[outcomes[d * (N + 1)]]--;
   return counts;
 }
+
+// The map with its legend, which is a table of the counts.
+function drawMap(el, map, { state, model, result, outcomes, counts, validation }) {
+  map.draw(outcomes, model.N, validation, state.list);
+  const total = (of) => of.reduce((a, b) => a + b, 0);
+  const columns = [counts.all, counts.different, ...(validation ? [counts.validation] : [])];
+  el.mapHead.lastElementChild.hidden = !validation;
+  el.mapNote.textContent = validation
+    ? "Full colour: lists of the validation set, which were not trained on. Pale: lists of the training set."
+    : "";
+  el.mapRows.replaceChildren(
+    ...OUTCOMES.map((name, i) => {
+      const row = element("tr", "");
+      const head = element("th", "");
+      head.scope = "row";
+      head.append(element("span", `osx-swatch osx-swatch-${i}`), name);
+      const cells = columns.map((of, j) => element("td", "", j ? percent(of[i] / total(of)) : number(of[i])));
+      row.append(head, ...cells);
+      return row;
+    }),
+  );
+  el.map.setAttribute(
+    "aria-label",
+    `Map of all ${number(outcomes.length)} lists, d1 down and d2 across; now ${state.list.join(", ")}, ${OUTCOMES[result.outcome]}. ` +
+      "Arrow keys move by one digit, with Shift by ten.",
+  );
+}

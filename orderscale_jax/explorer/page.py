@@ -26,7 +26,23 @@ from orderscale_jax.formatting import count
 from orderscale_jax.model import MODES, ListTransformer
 from orderscale_jax.task import check_lists, make_split
 
-SCRIPTS = ("engine.js", "session.js", "flow.js", "map.js", "export.js", "tour.js", "explorer.js")
+SCRIPTS = (  # each uses only what stands before it
+    "format.js",
+    "engine.js",
+    "film.js",
+    "session.js",
+    "models.js",
+    "flow.js",
+    "map.js",
+    "words.js",
+    "controls.js",
+    "outputs.js",
+    "circuits.js",
+    "tour.js",
+    "player.js",
+    "export.js",
+    "explorer.js",
+)
 ABOUT = {  # the shipped models, in the order in which the page offers them
     "two_layer": "two layers, last W_Q and W_K as drawn",
     "two_layer_published": "two layers, everything trained, as the paper's authors do",
@@ -36,7 +52,7 @@ ABOUT = {  # the shipped models, in the order in which the page offers them
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class PageModel:
     """A model on the page.
 
     Attributes:
@@ -45,6 +61,7 @@ class Shown:
       model: of the kind that the explorer shows.
       validation: lists [B, 2] that training did not see; None if that is unknown or it saw all.
       circuits: by mode, the table of all sets of its live edges; None for a page without them.
+      checkpoint: the directory from which Python loads it; None if it is shipped under its name.
     """
 
     name: str
@@ -52,6 +69,7 @@ class Shown:
     model: ListTransformer
     validation: np.ndarray | None = None
     circuits: Mapping[str, CircuitTable] | None = None
+    checkpoint: str | None = None
 
 
 def explorer_html(
@@ -60,12 +78,15 @@ def explorer_html(
     name: str = "this model",
     validation=None,
     circuits: Mapping[str, CircuitTable] | None = None,
+    checkpoint: str = "…/checkpoint",
     address: bool = False,
 ) -> str:
     """One self-contained HTML `<section>`: style, script and data inside, nothing fetched.
 
     In a notebook: `IPython.display.HTML(explorer_html(model))`. Its script gives the section an attribute
-    `explorer` with the functions behind the page.
+    `explorer`: of a state `compute` gives what is drawn of its list, logits among it, and `outcomes` what
+    becomes of all lists (0 right, 1 reversed, 2 one output wrong, 3 wrong); `state` gives the present state,
+    and `change` changes some of it.
 
     Args:
       model: of two or three layers and lists of two digits, see `why_no_explorer`.
@@ -73,29 +94,37 @@ def explorer_html(
       validation: lists [B, 2] that were not trained on, which the map of all lists marks.
       circuits: by mode (`renormalize`, `zero`), what `circuit_table` says of the model; the page then tells
         what a set of edges is worth, and which minimal circuit is nearest.
+      checkpoint: the directory from which the model is loaded, for the Python call that the page offers.
       address: whether the page's address follows what the reader sets; for pages that hold nothing else.
 
     Raises:
       UserError: the explorer does not show this model, or lists or circuits are not of it.
     """
-    return _section([Shown(name, "", model, validation, circuits)], address=address)
+    return _section([PageModel(name, "", model, validation, circuits, checkpoint)], address=address)
 
 
-def single_page(model: Shown) -> str:
+def single_page(shown: PageModel) -> str:
     """A whole page for one model."""
-    check_kind("model", model, Shown)
-    return _page([model])
+    check_kind("shown", shown, PageModel)
+    return _page([shown])
 
 
 def shipped_page() -> str:
     """The page of the models that come with the package, and of the film of a training run."""
     return _page(
-        [shown(*load_pretrained(name), name) for name in ABOUT if name in pretrained_names()], film=True
+        [page_model(*load_pretrained(name), name) for name in ABOUT if name in pretrained_names()], with_film=True
     )
 
 
-def shown(model: ListTransformer, config: ml_collections.ConfigDict, name: str) -> Shown:
+def page_model(
+    model: ListTransformer, config: ml_collections.ConfigDict, name: str, checkpoint: str | None = None
+) -> PageModel:
     """A checkpoint as the page shows it, with its exact circuits on its validation lists.
+
+    Args:
+      model, config: as they are loaded.
+      name: of the model.
+      checkpoint: the directory it was loaded from; None for a shipped model.
 
     Raises:
       UserError: the explorer does not show this model.
@@ -105,7 +134,8 @@ def shown(model: ListTransformer, config: ml_collections.ConfigDict, name: str) 
     validation = make_split(task_config(config)).validation
     tables = {mode: circuit_table(model, validation, mode) for mode in MODES}
     unseen = None if validation_lists_seen(config) else validation
-    return Shown(name, ABOUT.get(name, ""), model, unseen, tables)
+    about = "" if checkpoint else ABOUT.get(name, "")
+    return PageModel(name, about, model, unseen, tables, checkpoint)
 
 
 def why_no_explorer(model: ListTransformer) -> str | None:
@@ -119,14 +149,14 @@ def why_no_explorer(model: ListTransformer) -> str | None:
     return None
 
 
-def _page(models: list[Shown], **more: Any) -> str:
+def _page(models: list[PageModel], with_film: bool = False) -> str:
     page = string.Template(_resource("page.html"))
     style = _resource("page.css")
-    return page.substitute(section=_section(models, address=True, **more), style=style)
+    return page.substitute(section=_section(models, address=True, with_film=with_film), style=style)
 
 
-def _section(models: list[Shown], *, address: bool, film: bool = False) -> str:
-    data = {"models": [_entry(x) for x in models], "film": _film() if film else None, "address": address}
+def _section(models: list[PageModel], *, address: bool, with_film: bool = False) -> str:
+    data = {"models": [_entry(x) for x in models], "film": _film() if with_film else None, "address": address}
     largest = max(x.model.config.n_digits for x in models) - 1
     script = "\n".join(map(_resource, SCRIPTS))
     section = string.Template(_resource("explorer.html"))
@@ -135,7 +165,7 @@ def _section(models: list[Shown], *, address: bool, film: bool = False) -> str:
     )
 
 
-def _entry(shown: Shown) -> dict[str, Any]:
+def _entry(shown: PageModel) -> dict[str, Any]:
     """A model's part of the page's data."""
     check_kind("model", shown.model, ListTransformer)
     if reason := why_no_explorer(shown.model):
@@ -144,6 +174,7 @@ def _entry(shown: Shown) -> dict[str, Any]:
     graph = config.graph
     entry = {
         "name": shown.name,
+        "checkpoint": shown.checkpoint,
         "about": shown.about or count(config.n_layers, "layer"),
         "n_digits": config.n_digits,
         "n_layers": config.n_layers,
@@ -163,7 +194,7 @@ def _entry(shown: Shown) -> dict[str, Any]:
     return entry
 
 
-def _circuits(shown: Shown, mode: str) -> dict[str, Any]:
+def _circuits(shown: PageModel, mode: str) -> dict[str, Any]:
     """What the page needs of a table: outputs right by set of edges, and the minimal circuits."""
     table = shown.circuits.get(mode)
     if table is None or table.graph != shown.model.config.graph or not table.is_complete:

@@ -1,8 +1,10 @@
 // What the reader has set: checked, kept in the address, undone.
 const TABS = ["tour", "weights", "outputs", "circuits", "share"];
+const TOUR_STEPS = 5;
 const UNTOUCHED = { cuts: [], mode: "renormalize", digit_weights: null, position_weights: null, patterns: {} };
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const isChanged = (state) => Object.entries(UNTOUCHED).some(([key, value]) => key !== "mode" && !same(state[key], value));
+const untouched = (mode) => ({ ...structuredClone(UNTOUCHED), mode });
 
 // A digit from what a reader typed; throws a sentence that can be shown.
 function parseDigit(text, name, nDigits) {
@@ -33,7 +35,10 @@ function checkState(given, library) {
     throw new RangeError(`The film of ${state.model} has no step ${state.step}.`);
   }
   const model = library.model(state);
-  state.list = ["d1", "d2"].map((name, i) => parseDigit(state.list?.[i] ?? "", name, model.N));
+  if (!Array.isArray(state.list) || state.list.length !== 2) {
+    throw new RangeError(`A list is two digits, not “${String(state.list ?? "")}”.`);
+  }
+  state.list = ["d1", "d2"].map((name, i) => parseDigit(state.list[i], name, model.N));
   for (const edge of state.cuts) {
     if (!model.edges.includes(edge)) {
       throw new RangeError(`Edge “${edge}” cannot reach an output; the edges that can: ${model.edges.join(", ")}.`);
@@ -50,22 +55,22 @@ function checkState(given, library) {
     }
     state[key] = checkWeights(key, state[key]);
   }
-  const rows = model.choices.map(({ name }) => name).filter((name) => name !== "L0 SEP");
+  const rows = model.choices.map(({ name }) => name).filter((name) => name !== IN_SEP);
   state.patterns = { ...state.patterns };
   for (const [name, weights] of Object.entries(state.patterns)) {
     if (!rows.includes(name)) throw new RangeError(`There is no row “${name}” to set; there are ${rows.join(", ")}.`);
     state.patterns[name] = checkWeights(name, weights);
   }
   if (!TABS.includes(state.tab)) throw new RangeError(`There is no tab “${state.tab}”; there are ${TABS.join(", ")}.`);
-  if (!Number.isInteger(state.tour) || state.tour < 0 || state.tour > 4) {
-    throw new RangeError(`The tour has steps 0 to 4, not ${state.tour}.`);
+  if (!Number.isInteger(state.tour) || state.tour < 0 || state.tour >= TOUR_STEPS) {
+    throw new RangeError(`The tour has steps 1 to ${TOUR_STEPS}, not ${state.tour + 1}.`);
   }
   return state;
 }
 
 // The state as the fragment of an address, with what differs from the model as it is.
 function toAddress(state) {
-  const parts = [["model", state.model]];
+  const parts = [["model", encodeURIComponent(state.model)]];
   if (state.step !== null) parts.push(["step", state.step]);
   parts.push(["list", state.list.join(",")]);
   if (state.cuts.length) parts.push(["cut", state.cuts.map((edge) => edge.replace(" ", ".").replace("<-", ".")).join(",")]);
@@ -78,25 +83,35 @@ function toAddress(state) {
   return `#explorer?${parts.map(([key, value]) => `${key}=${value}`).join("&")}`;
 }
 
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a percent sign of somebody's own
+  }
+}
+
 // The parts of a state from such a fragment, or null if it is none; throws a sentence.
 function fromAddress(fragment) {
   if (!fragment.startsWith("#explorer?")) return null;
-  const numbers = (text) => text.split(",").map((x) => (x.trim() === "" ? NaN : Number(x)));
+  const numberOf = (text) => (text.trim() === "" ? NaN : Number(text));
+  const numbers = (text) => text.split(",").map(numberOf);
   const weights = (text) => (text.includes(",") ? numbers(text) : text);
   const readers = {
     model: (text) => ({ model: text }),
-    step: (text) => ({ step: Number(text) }),
+    step: (text) => ({ step: numberOf(text) }),
     list: (text) => ({ list: text.split(",") }),
     cut: (text) => ({ cuts: text.split(",").map((edge) => edge.replace(".", " ").replace(".", "<-")) }),
     mode: (text) => ({ mode: text }),
     digits: (text) => ({ digit_weights: weights(text) }),
     positions: (text) => ({ position_weights: weights(text) }),
     tab: (text) => ({ tab: text }),
-    tour: (text) => ({ tour: Number(text) - 1 }),
+    tour: (text) => ({ tour: numberOf(text) - 1 }),
   };
   const found = { patterns: {} };
-  for (const part of decodeURIComponent(fragment.slice("#explorer?".length)).split("&")) {
-    const [key, text = ""] = part.split("=");
+  for (const part of fragment.slice("#explorer?".length).split("&")) {
+    const cut = part.indexOf("=");
+    const [key, text] = [part.slice(0, Math.max(cut, 0)), part.slice(cut + 1)].map(decode);
     if (/^L\d+\.\w+$/.test(key)) found.patterns[key.replace(".", " ")] = numbers(text);
     else if (readers[key]) Object.assign(found, readers[key](text));
     else throw new RangeError(`The address has an unknown part “${part}”.`);
