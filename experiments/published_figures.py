@@ -25,7 +25,7 @@ from orderscale_jax.cli import app, arguments
 from orderscale_jax.config import task_config
 from orderscale_jax.convert import from_torch, read_arrays
 from orderscale_jax.errors import UserError
-from orderscale_jax.figures.published import MODE
+from orderscale_jax.figures.published import PAPER_MODE
 from orderscale_jax.files import plain
 from orderscale_jax.model import ListTransformer
 
@@ -49,7 +49,7 @@ def main():
 def measure(model: ListTransformer, config: ml_collections.ConfigDict, *, in_full: bool) -> dict[str, Any]:
     """What `figures.read_published` reads, as JSON holds it; histograms and scores only `in_full`."""
     seen = observe(model, make_split(task_config(config)).validation)
-    table = circuit_table(model, seen.lists, MODE)
+    table = circuit_table(model, seen.lists, PAPER_MODE)
     routes = figures.alternatives(table.edges, table.values())
     measured = {
         "embedding": logit_lens(seen).embedding[0],

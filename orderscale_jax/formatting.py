@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from orderscale_jax.graph import Edge, Graph
 
@@ -50,6 +51,23 @@ def percent(fraction: float | None, digits: int | None = 2) -> str:
 def points(fraction: float | None, digits: int = 2) -> str:
     """A difference of fractions in percentage points, `−41.50`."""
     return NONE if _is_missing(fraction) else signed(100 * fraction, digits)
+
+
+def points_of(fraction: float) -> str:
+    """A given difference of fractions with its unit, `1 point`, `0.5 points`."""
+    amount = f"{100 * fraction:g}"
+    return f"{amount} point{'' if amount == '1' else 's'}"
+
+
+def p_value(value: float) -> str:
+    """`0.25`, `1.5e−05`."""
+    return significant(value, 2).replace("-", "−")
+
+
+def part(fraction: Fraction) -> str:
+    """`half`, `two thirds`, `a tenth`; any other as `3/7`."""
+    words = {Fraction(1, 2): "half", Fraction(2, 3): "two thirds", Fraction(1, 10): "a tenth"}
+    return words.get(fraction, str(fraction))
 
 
 def edge_label(graph: Graph, edge: Edge) -> str:

@@ -316,6 +316,19 @@ def test_a_column_of_dashes_is_not_drawn(study, page, two_layer):
     assert "Published checkpoint</th>" not in alone and "Paper</th>" not in alone
 
 
+@pytest.mark.parametrize("variant", ["use_bias", "use_ln"])
+def test_what_the_authors_runs_say_is_told_with_and_without_ours(study, two_layer, variant):
+    two_layer["parameters"]["arrays"] = []
+    two_layer["separability"]["separable"] = True
+    two_layer["config"][variant] = True
+    results = report.complete(two_layer)
+    assert bool(results["published"]["recipe"]) == (variant == "use_bias")
+    text = plain(report.render_page(study, results, {}))
+    assert "The authors trained 60 models" in text
+    assert ("left as they were drawn (their biases, too)" in text) == (variant == "use_bias")
+    assert text.count("numbers say what the architecture can hold, not how well it generalises.</p>") == 1
+
+
 def test_it_is_told_whose_code_made_a_number():
     """Numbers without a mark are those of the published code, all others are not."""
     reference = REFERENCE / "2layer_100dig_64d.json"
@@ -480,7 +493,7 @@ def test_only_a_missing_number_is_not_measured(two_layer, monkeypatch):
 
     def judge(measure):
         monkeypatch.setattr(
-            claims, "rules", lambda model: [Rule("key", "claim", "claim", BY_PAPER, "–", "rule", measure)]
+            claims, "rules", lambda model: [Rule("key", "claim", BY_PAPER, "–", "rule", measure)]
         )
         (claim,) = report.judge_claims({"two_layer": two_layer})
         return claim

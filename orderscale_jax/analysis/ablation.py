@@ -28,6 +28,7 @@ from orderscale_jax.model.scales import LogitTable, Scales
 from orderscale_jax.printing import Printable
 
 CHUNK_BYTES = 256 * 2**20  # of residuals or logits alive at once while variants run side by side
+TOLERANCE = 0.01  # of accuracy, unless said; an edge that costs more is critical
 ROUNDING = 1e-9  # of accuracy: an edge that costs just the tolerance is not critical, however it is rounded
 
 
@@ -91,7 +92,7 @@ def ablate_edges(
     mode: str = "renormalize",
     *,
     head: int | None = None,
-    tolerance: float = 0.01,
+    tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> EdgeAblation:
     """Evaluates the intact model and every single-edge ablation on lists [B, n].

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ DOSES = tuple(np.round(np.arange(0, 1.51, 0.125), 3).tolist())
 SCALES = tuple(np.round(np.arange(-1, 2.01, 0.25), 2).tolist())
 GAPS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MOST_LISTS = 20_000  # of which all that there are are tried
+REFERENCE = 0.5  # of lists that SEP of the reversed list must reverse; with less there is nothing to explain
+MOST, FEW = Fraction(2, 3), Fraction(1, 10)  # of what it reverses: what carries order, and what does not
 EXCHANGES = {  # what is changed, in words that stand alone
     "reversed_list": "SEP of the reversed list",
     "positions_of_reversed": "P₁, P₂ weighted as in the reversed list",
@@ -238,14 +241,14 @@ def what_carries_order(observation: Observation, *, seed: int = 0) -> Order:
 def is_in_positions(order: Mapping[str, Any]) -> bool:
     """Whether the weights of P_1 and P_2 reverse a list, by what `tabulate_order` gives; a rule chosen here.
 
-    SEP of the reversed list must reverse at least half of the lists; otherwise there is nothing to explain.
-    P_1 and P_2 changed alone, exchanged as well as weighted as in the reversed list, must reverse both
-    outputs in at least two thirds as many lists. The digits' weights changed alone, in both ways, and vectors
-    as long as the exchange in random directions, those of other digits and of other positions may do so in a
-    tenth as many at most.
+    SEP of the reversed list must reverse at least `REFERENCE` (half) of the lists; otherwise there is nothing
+    to explain. P_1 and P_2 changed alone, exchanged as well as weighted as in the reversed list, must reverse
+    both outputs in at least `MOST` (two thirds) as many lists. The digits' weights changed alone, in both
+    ways, and vectors as long as the exchange in random directions, those of other digits and of other
+    positions may do so in at most `FEW` (a tenth) as many.
     """
     positions, others, reference = reversed_by(order)
-    return reference >= 0.5 and positions >= reference * 2 / 3 and others <= reference / 10
+    return reference >= REFERENCE and positions >= MOST * reference and others <= FEW * reference
 
 
 def reversed_by(order: Mapping[str, Any]) -> tuple[float, float, float]:

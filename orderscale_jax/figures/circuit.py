@@ -118,9 +118,8 @@ def attention_histograms(
     """How often each attention weight occurs: alpha (SEP reads digits), beta (last output reads).
 
     For lists of two digits these are alpha_1, alpha_2, beta_s and beta_o1; in one layer there are no betas,
-    as outputs read nothing. Several heads are drawn
-    as outlines in one panel. With the published checkpoint's, those are on the left and ours on the right, on
-    the same scales.
+    as outputs read nothing. Several heads are drawn as outlines in one panel. With the published
+    checkpoint's, those are on the left and ours on the right, on the same scales.
 
     Raises:
       UserError: the published one has lists of another length, other layers or heads.

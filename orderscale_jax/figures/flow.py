@@ -21,7 +21,7 @@ from orderscale_jax.figures.flow_layout import (
     line_width,
 )
 from orderscale_jax.figures.labels import text_width
-from orderscale_jax.formatting import MODE_WORDS
+from orderscale_jax.formatting import MODE_WORDS, points_of
 
 # Lengths in points.
 MARGIN, BETWEEN = 6.0, 14.0
@@ -113,14 +113,14 @@ def _caption(panels: list[Panel]) -> str:
     flows = [panel.flow for panel in panels]
     ablations = [flow.ablation for flow in flows]
     modes = " / ".join(dict.fromkeys(MODE_WORDS[a.mode] for a in ablations))
-    tolerances = " / ".join(dict.fromkeys(f"{100 * a.tolerance:g}" for a in ablations))
+    tolerances = " / ".join(dict.fromkeys(points_of(a.tolerance) for a in ablations))
     sources = " / ".join(dict.fromkeys(flow.patterns_of for flow in flows))
     dashed = any(flow.dashed for flow in flows)
     text = (
         "In a node: logit lens, what the model would answer if it stopped there (arg-max of residual @ W_U); "
         f"only outputs in the last column are trained to answer. {'Solid arrows' if dashed else 'Arrows'}: "
-        f"edges whose cut alone ({modes}) lowers accuracy by over {tolerances} "
-        f"point{'' if tolerances == '1' else 's'}; numbers: the change in percentage points. "
+        f"edges whose cut alone ({modes}) lowers accuracy by over {tolerances}; "
+        "numbers: the change in percentage points. "
     )
     if dashed:
         text += "Dashed: no cut alone does, but one in each route. "

@@ -15,7 +15,7 @@ from orderscale_jax.figures.flow_layout import Flow
 from orderscale_jax.formatting import count
 from orderscale_jax.graph import Edge, Graph
 
-MODE = "zero"  # what it means that an edge is cut in the paper's Figure 1
+PAPER_MODE = "zero"  # what it means that an edge is cut in the paper's Figure 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,9 @@ def read_published(said: Mapping[str, Any], measured: Mapping[str, Any]) -> Publ
     """A checkpoint from what was stored of it.
 
     Args:
-      said: of it, in `report/published_checkpoints.json`, in the form of `tabulate`.
-      measured: of the same one, in `report/published_figures.json`: what `said` lacks.
+      said: its results, in the form of `tabulate`.
+      measured: what pictures need and `said` lacks: the input column and the redundant routes of Figure 1,
+        and of two layers the counts of Figure 3 and the points of Figure 4.
     """
     graph = Graph(said["list_len"], said["config"]["n_layers"])
     attention, scores = measured.get("attention"), measured.get("sep_scores")
@@ -53,10 +54,10 @@ def read_published(said: Mapping[str, Any], measured: Mapping[str, Any]) -> Publ
 
 
 def _flow(graph: Graph, said: Mapping[str, Any], measured: Mapping[str, Any]) -> Flow:
-    found, lens = said["ablation"][MODE], said["logit_lens_first_val"]
+    found, lens = said["ablation"][PAPER_MODE], said["logit_lens_first_val"]
     accuracies = np.array([edge["accuracy"] for edge in found["edges"]])
     ablation = EdgeAblation(
-        mode=MODE,
+        mode=PAPER_MODE,
         head=None,
         edges=tuple(Edge(edge["layer"], edge["query"], edge["key"]) for edge in found["edges"]),
         live=np.array([graph.is_live(edge) for edge in graph.edges]),

@@ -10,21 +10,23 @@ from collections.abc import Sequence
 from orderscale_jax.analysis.difference import TERMS
 from orderscale_jax.config import TRANSITION_ACCURACY
 from orderscale_jax.figures import Curve, alternatives
+from orderscale_jax.figures.published import PAPER_MODE
 from orderscale_jax.formatting import (
     MODE_WORDS,
     count,
     edge_label,
     enumerate_words,
     number,
+    p_value,
     percent,
     points,
-    significant,
+    points_of,
 )
 from orderscale_jax.graph import Edge, Graph, position_names
 from orderscale_jax.model import MODES
-from orderscale_jax.report.measures import CHANCE, RARE
+from orderscale_jax.report.measures import CHANCE, RARE, SAME_DIGIT
 from orderscale_jax.report.numbers import NOUNS, denominators
-from orderscale_jax.report.published import PAPER_MODE, Results
+from orderscale_jax.report.published import Results
 from orderscale_jax.report.table import edge_changes
 
 SMALL = 0.01  # of accuracy; a smaller change is called none
@@ -37,9 +39,8 @@ def graph_of(results: Results) -> Graph:
 def information_flow(results: Results) -> list[str]:
     graph, ablation = graph_of(results), results["ablation"][PAPER_MODE]
     critical = [Edge(*edge) for edge in ablation["critical"]]
-    tolerance = 100 * ablation["critical_tolerance"]
     live = len(graph.live_edges)
-    within = f"{tolerance:g} point{'' if tolerance == 1 else 's'} of accuracy"
+    within = f"{points_of(ablation['critical_tolerance'])} of accuracy"
     first = f"Of {count(len(graph.edges), 'edge')}, {live} can reach an output at all, and "
     if critical:
         changes, are = edge_changes(ablation["edges"]), "is" if len(critical) == 1 else "are"
@@ -107,11 +108,10 @@ def circuits(results: Results) -> list[str]:
         edges, minimal = [Edge(*edge) for edge in found["edges"]], found["minimal_circuits"]
         sizes = enumerate_words([str(len(circuit)) for circuit in sorted(minimal, key=len)])
         some = f"{count(len(minimal), 'minimal circuit')} of {sizes} edges"
-        within = f"{100 * found['tolerance']:g} point{'' if found['tolerance'] == 0.01 else 's'}"
         text = (
             f"Edges cut ({MODE_WORDS[mode]}): {some} among the {2 ** len(edges):,} sets of the "
-            f"{count(len(edges), 'live edge')}. Such a set stays within {within} of the intact model's "
-            "accuracy, and no part of it does."
+            f"{count(len(edges), 'live edge')}. Such a set stays within {points_of(found['tolerance'])} of "
+            "the intact model's accuracy, and no part of it does."
         )
         shapley, accuracy = found["shapley"], found["accuracy_by_subset"]
         most = max(range(len(edges)), key=shapley.__getitem__)
@@ -221,7 +221,7 @@ def order(results: Results) -> list[str]:
         f"The same digit has the larger α in both orders in {_share(results, same, 'pairs')}. α₁ is a "
         "logistic function of g(d1) − g(d2) + c, with one number g for each digit."
     )
-    if same > 0.5:
+    if same > SAME_DIGIT[1]:
         third += " Which α is larger says mostly which digits they are, not in which order they are."
     return [first, second, third]
 
@@ -236,7 +236,7 @@ def wrong_lists(results: Results) -> list[str]:
     p, test = found["structure_p_value"], "A chi-squared test on 4 × 4 equal parts of the plane"
     if p is None:
         return [first, "There are too few wrong or too few right lists to test where they are."]
-    second = f"{test} gives p = {significant(p, 2).replace('-', '−')}: "
+    second = f"{test} gives p = {p_value(p)}: "
     if p >= CHANCE:
         second += f"no sign that they are in special places (p is at least {CHANCE})."
     elif p >= RARE:
@@ -286,7 +286,8 @@ def separability(results: Results) -> list[str]:
 
 def _share(results: Results, fraction: float, whole: str) -> str:
     """`91.45 % of 4,000 outputs`; `whole` is a name of `denominators`."""
-    return f"{percent(fraction)} of {denominators(results)[whole]:,} {NOUNS[whole]}"
+    wholes = results.get("denominators") or denominators(results)
+    return f"{percent(fraction)} of {wholes[whole]:,} {NOUNS[whole]}"
 
 
 def _labels(graph: Graph, edges) -> str:

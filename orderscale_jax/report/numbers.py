@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from orderscale_jax.formatting import NONE
@@ -68,12 +68,19 @@ def read_number(
         return MISSING
     whole = None
     if of in NOUNS:
-        amount, whole_place, noun = denominators(results).get(of), f"denominators.{of}", NOUNS[of]
+        wholes = results.get("denominators") or denominators(results)
+        amount, whole_place, noun = wholes.get(of), f"denominators.{of}", NOUNS[of]
     else:
         amount, whole_place = lookup(results, of) if of else None, of
     if amount is not None:
         whole = Whole(whole_place, amount, noun)
     return Number(place, value, form(value), label, whole)
+
+
+def shared_noun(nouns: Iterable[str]) -> str:
+    """What all shares, if there are several, are shares of; empty if that differs."""
+    first, *others = [noun for noun in nouns if noun] or [""]
+    return first if others and set(others) == {first} else ""
 
 
 def denominators(results: Results) -> dict[str, int]:

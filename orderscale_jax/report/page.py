@@ -30,7 +30,7 @@ from orderscale_jax.model import MODES
 from orderscale_jax.report import captions, summary
 from orderscale_jax.report.claims import verdicts_text
 from orderscale_jax.report.measures import LEARNT
-from orderscale_jax.report.numbers import Number, Whole
+from orderscale_jax.report.numbers import Number, Whole, shared_noun
 from orderscale_jax.report.published import MARKS, Results, origin, published_kind
 from orderscale_jax.report.rules import HERE, rules
 from orderscale_jax.report.table import number_table
@@ -152,9 +152,8 @@ def _claims(results: Results) -> list[dict[str, Any]]:
                 noun = measured.of.noun if measured.of else ""
                 row = {"label": measured.label, "noun": noun, "published": [], "ours": []}
                 rows.setdefault(measured.label, row)[source].append((key, measured))
-        nouns = [row["noun"] for row in rows.values() if row["noun"]]
-        shared = nouns[0] if len(nouns) > 1 and len(set(nouns)) == 1 else ""
-        shown = {"rows": list(rows.values()), "noun": shared, "figure": number_of_figure, "picture": picture}
+        noun = shared_noun(row["noun"] for row in rows.values())
+        shown = {"rows": list(rows.values()), "noun": noun, "figure": number_of_figure, "picture": picture}
         out.append(claim | shown)
     return out
 

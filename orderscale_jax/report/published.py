@@ -69,8 +69,7 @@ PAPER: dict[str, dict[str, float]] = {
     "three_layer": {"val.accuracy": 1.0, "parameters.trainable": 125_056},
 }
 
-# Figure 1's labels: by edge, the change of accuracy when it is cut in this mode.
-PAPER_MODE = "zero"
+# Figure 1's labels: by edge, the change of accuracy when it is cut (in `figures.published.PAPER_MODE`).
 PAPER_FIGURE_1: dict[str, dict[Edge, float]] = {
     "two_layer": {
         Edge(0, 2, 0): -0.509,

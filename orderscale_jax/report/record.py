@@ -40,8 +40,8 @@ from orderscale_jax.report.published import (
 def complete(results: Results, history: Sequence[Curve] = ()) -> dict[str, Any]:
     """The results of `tabulate` and all else that a report says of the model."""
     kind = published_kind(results)
-    theirs = {kind: published_checkpoints()[kind]} if kind else {}
-    claims = judge_claims({kind: results}, theirs) if kind else []
+    theirs = published_checkpoints()[kind] if kind else None
+    claims = judge_claims({kind: results}, {kind: theirs}) if kind else []
     curves = [vars(curve) for curve in history]
     return dict(results) | plain(
         {
@@ -49,9 +49,7 @@ def complete(results: Results, history: Sequence[Curve] = ()) -> dict[str, Any]:
             "paper": {"results": _nested(PAPER.get(kind, {})), "figure_1": _labels(kind)},
             "published": {
                 "checkpoint": CHECKPOINT_NAMES.get(kind),
-                "results": {name: x | {"denominators": denominators(x)} for name, x in theirs.items()}.get(
-                    kind
-                ),
+                "results": theirs | {"denominators": denominators(theirs)} if theirs else None,
                 "by_this_library": BY_THIS_LIBRARY,
                 "derived": DERIVED,
                 "grid": published_grid(results),

@@ -11,7 +11,7 @@ from orderscale_jax.analysis.order import EXCHANGES
 from orderscale_jax.formatting import MODE_WORDS, NONE, columns, number, percent, scientific
 from orderscale_jax.graph import Edge, position_names
 from orderscale_jax.model import MODES
-from orderscale_jax.report.numbers import MISSING, Number, read_number
+from orderscale_jax.report.numbers import MISSING, Number, read_number, shared_noun
 from orderscale_jax.report.published import PAPER, Results, published_checkpoints, published_kind
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -46,9 +46,8 @@ class Group:
 
     @property
     def noun(self) -> str:
-        """What all shares, if there are several, are shares of; empty if that differs."""
-        nouns = [row.ours.of.noun for row in self.rows if row.ours.of]
-        return nouns[0] if len(nouns) > 1 and len(set(nouns)) == 1 else ""
+        """What all shares of ours are shares of (`shared_noun`)."""
+        return shared_noun(row.ours.of.noun for row in self.rows if row.ours.of)
 
     def has_shares(self, source: str) -> bool:
         """Whether any number of this source is a share of something."""

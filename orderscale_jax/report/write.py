@@ -14,15 +14,11 @@ from matplotlib.figure import Figure
 from orderscale_jax import figures, files
 from orderscale_jax.analysis import Study, tabulate
 from orderscale_jax.errors import UserError, check_kind
+from orderscale_jax.figures.published import PAPER_MODE
 from orderscale_jax.formatting import count
 from orderscale_jax.model import MODES
 from orderscale_jax.report.page import render_page
-from orderscale_jax.report.published import (
-    PAPER_MODE,
-    published_checkpoints,
-    published_figures,
-    published_kind,
-)
+from orderscale_jax.report.published import published_checkpoints, published_figures, published_kind
 from orderscale_jax.report.record import complete
 from orderscale_jax.task import Split
 from orderscale_jax.training.claim import LOG, SUMMARY
