@@ -1,5 +1,6 @@
 """What the README and docs/ say about code can be done, and what the README says of models is measured."""
 
+import ast
 import importlib
 import re
 import runpy
@@ -14,13 +15,13 @@ from orderscale_jax.checkpoint import PRETRAINED, named_arrays
 from orderscale_jax.report.published import published_checkpoints
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKS = [
     (page, link)
     for page in PAGES
-    for link in sorted(set(re.findall(r"(?:\]\(|(?:src|href)=\")([^:)\"]+)[)\"]", page.read_text())))
+    for link in sorted(set(re.findall(r"(?:\]\(|(?:src|href)=\")([^:)\"]+)[)\"]", page.read_text("utf-8"))))
 ]
 
 
@@ -147,14 +148,49 @@ def test_what_it_links_to_exists(page, link):
     target = page.parent / path if path else page
     assert target.exists()
     if anchor and target.suffix == ".md":
-        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+        headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
         assert anchor in {re.sub(r"[^\w -]", "", x.lower()).replace(" ", "-") for x in headings}
 
 
+def imported(path: Path) -> set[str]:
+    """The modules of the package that a file imports, folders as one."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "orderscale_jax":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("orderscale_jax."):
+            names.add(node.module.split(".")[1])
+    return names
+
+
+def test_modules_import_what_stands_before_them():
+    package, text = ROOT / "orderscale_jax", (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    (chain,) = re.findall(r"^`(errors →.*?)`", text, re.MULTILINE | re.DOTALL)
+    before = set()
+    for stage in chain.split("→"):
+        modules = {name.strip() for name in stage.split(",")}
+        for module in modules:
+            folder = package / module
+            for file in folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+                assert imported(file) - {module} <= before, file
+        before |= modules
+    there = {path.stem for path in package.glob("*.py")} | {
+        path.parent.name for path in package.glob("*/*.py")
+    }
+    assert before == there - {"__init__", "__main__"}
+
+
+def test_what_notices_an_old_file_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    tests = "".join(file.read_text("utf-8") for file in Path(__file__).parent.glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 5 and all(f"def {name}(" in tests for name in named)
+
+
 def test_every_promise_names_its_tests():
-    text = (ROOT / "docs" / "robustness.md").read_text()
+    text = (ROOT / "docs" / "robustness.md").read_text("utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    tests = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(file.read_text("utf-8") for file in Path(__file__).parent.glob("test_*.py"))
     assert len(rows) > 10
     for row in rows:
         named = re.findall(r"`(test_\w+)`", row)
@@ -163,7 +199,8 @@ def test_every_promise_names_its_tests():
 
 
 def test_the_glossary_explains_each_word_once():
-    terms = re.findall(r"^\*\*(.+?)\.\*\* \S", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    glossary = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    terms = re.findall(r"^\*\*(.+?)\.\*\* \S", glossary, re.MULTILINE)
     assert 20 <= len(terms) == len(set(terms))
     assert {"SEP", "alpha", "beta", "Residual stream", "Edge", "Logit lens", "Shapley value"} <= set(terms)
 
@@ -175,13 +212,13 @@ def test_every_command_is_in_its_table():
 
 
 def test_papers_and_version_are_cited_as_in_its_file():
-    cited = (ROOT / "CITATION.cff").read_text()
-    citing = (ROOT / "docs" / "citing.md").read_text()
+    cited = (ROOT / "CITATION.cff").read_text("utf-8")
+    citing = (ROOT / "docs" / "citing.md").read_text("utf-8")
     for page in (README, citing.partition("## This software")[0]):
         for field in ("title", "url"):
             values = re.findall(rf"^ +{field} += {{(.*)}},?$", page, re.MULTILINE)
             assert values and all(value in cited for value in values)
-    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert f"\nversion: {version}\n" in cited and f"version = {{{version}}}" in citing
 
 
@@ -192,7 +229,7 @@ def test_every_public_name_is_on_the_api_page(package):
     name = f"orderscale_jax{package}"
     module = importlib.import_module(name)
     names = getattr(module, "__all__", ["explorer_html"])
-    _, _, section = (ROOT / "docs" / "api.md").read_text().partition(f"\n## {name}\n")
+    _, _, section = (ROOT / "docs" / "api.md").read_text("utf-8").partition(f"\n## {name}\n")
     headings = re.findall(r"^### (\w+)$", section.partition("\n## ")[0], re.MULTILINE)
     assert set(names) <= set(headings)
     assert module.__doc__.splitlines()[0] in section
@@ -201,4 +238,4 @@ def test_every_public_name_is_on_the_api_page(package):
 def test_the_api_page_is_that_of_the_docstrings():
     pytest.importorskip("pdoc", reason="needs the extra `docs`")
     made = runpy.run_path(str(ROOT / "docs" / "api.py"))["page"]()
-    assert (ROOT / "docs" / "api.md").read_text() == made, "run `python docs/api.py`"
+    assert (ROOT / "docs" / "api.md").read_text("utf-8") == made, "run `python docs/api.py`"
