@@ -119,4 +119,4 @@ def _anchor(name: str) -> str:
 
 
 if __name__ == "__main__":
-    (Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent / "api.md").write_text(page())
+    (Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent / "api.md").write_text(page(), "utf-8")

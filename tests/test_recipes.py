@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TEXT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text()
+TEXT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text("utf-8")
 VARIES = "<!-- the numbers differ between machines -->"
 BLOCKS = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```\Z", re.DOTALL)
 
