@@ -628,7 +628,7 @@ FUNCTIONS = {
     "study: config": (lambda: analysis.study_model(CONFIG, LISTS), "model must be a ListTransformer"),
     "study: training": (lambda: analysis.study_model(MODEL, LISTS, [[0, 9]]), "digits must lie in 0 … 4"),
     "tabulate: model": (lambda: analysis.tabulate(MODEL), "found must be a Study, got ListTransformer"),
-    "explorer: long": (lambda: explorer.explorer_html(LONG), "the explorer shows models of two or three layers"),
+    "explorer: long": (lambda: explorer.explorer_html(LONG), "the explorer shows models of two or"),
     "explorer: config": (lambda: explorer.explorer_html(CONFIG), "model must be a ListTransformer"),
     "explorer: list": (lambda: explorer.explorer_html(MODEL, validation=[[7, 0]]), "digits must lie in 0"),
     "explorer: one list": (lambda: explorer.explorer_html(MODEL, validation=[1, 0]), "lists must have shape"),
@@ -637,7 +637,7 @@ FUNCTIONS = {
     "explorer: model": (lambda: explorer.evaluate({}, CONFIG), "model must be a ListTransformer"),
     "explorer: three digits": (lambda: explorer.evaluate({}, LONG), "this model has lists of 3 digits"),
     "explorer: film": (lambda: explorer.film_model("last"), "the film has no step 'last'; it has 0, 100"),
-    "explorer: shown": (lambda: explorer.single_page(MODEL), "shown must be a PageModel, got ListTransformer"),
+    "explorer: shown": (lambda: explorer.single_page(MODEL), "shown must be a PageModel"),
     "figure: matrix": (
         lambda: figures.ablation_matrix(MODEL),
         "ablation must be an EdgeAblation, got ListTr",

@@ -429,9 +429,14 @@ BAD_ADDRESSES = {
     "list=1,2&L1.o1=1,0": "There is no row “L1 o1” to set; there are L1 o2.",
     "list=1,2&step=77": "The film of two_layer has no step 77.",
     "lists=1,2": "The address has an unknown part “lists=1,2”.",
-    "list=1,2&positions=0.1,-1": "position_weights must be two numbers, none below 0",
+    "list=1,2&positions=0.1,-1": "position_weights must be two numbers from 0 to 100",
     "list=7,2,3": "A list is two digits, not “7,2,3”.",
     "list=1,2&step=": "The film of two_layer has no step NaN.",
+    "list=1,2&digits=1e308,1": "digit_weights must be two numbers from 0 to 100",
+    "list=1,2&digits=200,1": "digit_weights must be two numbers from 0 to 100",
+    "list=1,2&list=3,4": "The address has “list” twice.",
+    "__proto__=1": "The address has an unknown part “__proto__=1”.",
+    "toString=": "The address has an unknown part “toString=”.",
     "list=1,2&tour=9": "The tour has steps 1 to 5, not 9.",
 }
 
@@ -502,8 +507,28 @@ def test_undo_goes_back_through_everything(open_page):
         el(tab, "redo").click()
     assert state_of(tab) == states[-1] and el(tab, "redo").is_disabled()
     el(tab, "tab outputs").click()
+    el(tab, "undo").focus()
     el(tab, "undo").click()
     assert state_of(tab) == {**states[-2], "tab": "outputs"}, "a tab is no change"
+    js(tab, "(e) => e.change({ list: [8, 8] })")
+    assert el(tab, "redo").is_disabled(), "a change ends what was undone"
+
+
+def test_a_slide_is_undone_at_once(open_page):
+    tab = open_page("#explorer?model=two_layer&list=26,1&tab=weights")
+    slide = "(e, x) => e.change({ digit_weights: [x, 1 - x] }, 'slide digits')"
+    for x in (0.1, 0.2, 0.3):
+        js(tab, slide, x)
+    tab.wait_for_timeout(1100)
+    js(tab, slide, 0.4)
+    el(tab, "undo").click()
+    assert state_of(tab)["digit_weights"] == [0.3, 0.7], "what comes later is a change of its own"
+    js(tab, slide, 0.5)
+    el(tab, "undo").click()
+    assert state_of(tab)["digit_weights"] == [0.3, 0.7], "so is what comes after an undo"
+    el(tab, "undo").click()
+    assert state_of(tab)["digit_weights"] is None and el(tab, "undo").is_disabled()
+    assert tab.evaluate("document.activeElement.dataset.el") == "undo", "the keyboard stays where it was"
 
 
 # ---- the tour and the film ---------------------------------------------------------------------
@@ -630,6 +655,12 @@ def test_a_section_in_another_page_leaves_its_address_alone(open_page, tmp_path)
     tab.locator("[data-edge='L1 o2<-SEP'] text").nth(1).click()
     tab.wait_for_timeout(200)
     assert tab.evaluate("location.hash") == "#other"
+    tab.locator("[data-el='tab weights']").first.click()
+    tab.locator("[data-el='zero']").first.check()
+    checked = (
+        "Array.from(document.querySelectorAll('[data-el=renormalize], [data-el=zero]'), (x) => x.checked)"
+    )
+    assert tab.evaluate(checked) == [False, True, True, False]
     cuts = tab.evaluate(
         "Array.from(document.querySelectorAll('.orderscale-explorer'), (x) => x.explorer.state().cuts)"
     )

@@ -387,7 +387,8 @@ def test_a_model_is_explored(orderscale, place):
     code, out, err = orderscale("explore", "two_layer", "--open=false", "--output=new/page.html")
     assert (code, out, err) == (0, f"{place / 'new' / 'page.html'}\n", "")
     page = (place / "new" / "page.html").read_text()
-    assert '"name": "two_layer", "about"' in page and page.count('"name"') == 1 and '"film": null' in page
+    assert '"name": "two_layer", "checkpoint": null, "about"' in page
+    assert page.count('"name"') == 1 and '"film": null' in page
     for given, sentence in (
         (["nothing"], "there is no checkpoint at"),
         (["two_layer", "three_layer"], "unexpected argument 'three_layer': options are written --name=value"),
@@ -396,6 +397,7 @@ def test_a_model_is_explored(orderscale, place):
             "--output=page.txt must name an HTML file, such as explorer.html",
         ),
         (["--checkpoint="], "--checkpoint is required, and it is empty"),
+        (["two_layer", "--checkpoint=three_layer"], "'two_layer' and --checkpoint say the same thing"),
     ):
         code, out, err = orderscale("explore", *given, "--open=false")
         assert (code, out) == (1, "") and err.count("\n") == 1 and sentence in err, err

@@ -115,10 +115,15 @@ def test_weights_in_sep_do_what_the_analysis_of_order_does():
             {"digit_weights": "swop"},
             "digit_weights is two numbers or one of swap, reversed, even, got 'swop'",
         ),
-        ({"position_weights": [1]}, "position_weights must be two numbers, none below 0; got"),
-        ({"position_weights": [1, -1]}, "position_weights must be two numbers, none below 0"),
+        ({"position_weights": [1]}, "position_weights must be two numbers from 0 to 100, got [1]"),
+        ({"position_weights": [1, -1]}, "position_weights must be two numbers from 0 to 100"),
+        ({"digit_weights": ["0.5", "0.5"]}, "digit_weights must be two numbers from 0 to 100"),
+        ({"digit_weights": [True, False]}, "digit_weights must be two numbers from 0 to 100"),
+        ({"digit_weights": [10**400, 1]}, "digit_weights must be two numbers from 0 to 100"),
+        ({"digit_weights": [float("nan"), 1]}, "digit_weights must be two numbers from 0 to 100"),
+        ({"mode": ["zero"]}, "the mode of a cut is renormalize or zero, got ['zero']"),
         ({"patterns": {"L0 SEP": [1, 0]}}, "patterns has no row 'L0 SEP': set digit_weights and"),
-        ({"patterns": {"L1 o2": [1, "x"]}}, "must be two numbers, none below 0"),
+        ({"patterns": {"L1 o2": [1, "x"]}}, "must be two numbers from 0 to 100"),
     ],
 )
 def test_a_bad_state_is_refused_in_one_sentence(state, sentence):
@@ -156,8 +161,9 @@ def test_a_frame_says_what_the_run_said():
     assert right == pytest.approx(film.accuracy[at], abs=0.002)
     state = {"model": "two_layer", "step": 5_600, "list": [37, 52]}
     np.testing.assert_array_equal(evaluate(state), np.asarray(model([[37, 52]])))
-    with pytest.raises(ValueError, match="the film has no step 5601; it has 0, 100"):
-        film_model(5_601)
+    for step in (5_601, [0], True, film.steps):
+        with pytest.raises(ValueError, match=r"(?s)the film has no step .*; it has 0, 100"):
+            film_model(step)
 
 
 def test_rounding_is_to_twelve_bits():
@@ -219,9 +225,9 @@ def test_scripts_use_only_what_stands_before_them():
     assert len(defined) > 60 and defined["makeTour"] == "tour.js" and defined["weightText"] == "format.js"
     for i, name in enumerate(page.SCRIPTS):
         later = {x for x, where in defined.items() if where in page.SCRIPTS[i + 1 :]}
-        used = later & set(re.findall(r"(?<![\w.$\"])\w+(?=\(|\b(?!:))", texts[name]))
+        called = set(re.findall(r"(?<![\w.$])\w+(?=\()|(?<![\w.$])[A-Z][A-Z_]+\b", texts[name]))
         own = r"(?:const|function|let) {0}\b|[(,] ?{0}[,)].*(?:[{]|=>)$|^ +{0}\(.*[{]$"  # a name of its own
-        used = {x for x in used if not re.search(own.replace("{0}", x), texts[name], re.MULTILINE)}
+        used = {x for x in later & called if not re.search(own.replace("{0}", x), texts[name], re.MULTILINE)}
         assert not used, f"{name} uses {used}"
 
 
@@ -256,6 +262,9 @@ def test_circuits_must_be_of_the_model(model, lists):
             explorer_html(model, circuits=wrong)
     with pytest.raises(ValueError, match="of this very model"):
         explorer_html(other, circuits=tables)
+    for wrong in (5, "zero", {"zero": 5, "renormalize": 6}):
+        with pytest.raises(ValueError, match="circuits must"):
+            explorer_html(model, circuits=wrong)
 
 
 @pytest.mark.parametrize(
@@ -282,11 +291,28 @@ def test_other_models_are_refused_with_the_reason(variant, reason):
 def test_validation_lists_must_be_lists_of_the_model(model):
     with pytest.raises(ValueError, match="digits must lie in 0 … 11"):
         explorer_html(model, validation=[[3, 12]])
+    with pytest.raises(ValueError, match="validation must hold lists"):
+        explorer_html(model, validation=np.zeros((0, 2), int))
+
+
+def test_other_arguments_are_checked(model):
+    for arguments, sentence in (
+        ({"name": b"x"}, "name must be a str, got bytes"),
+        ({"name": None}, "name must be a str"),
+        ({"name": "\udcff"}, "name must be text that can be written"),
+        ({"address": "no"}, "address must be a bool"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            explorer_html(model, **arguments)
+    shipped, _ = load_pretrained("two_layer")
+    with pytest.raises(ValueError, match="config is not that of the model"):
+        page.page_model(shipped, load_pretrained("three_layer")[1], "x")
 
 
 def test_weights_must_be_finite(model):
     broken = nnx.merge(*nnx.split(model))
     broken.unembed.W_U = nnx.Param(jnp.full((16, N + 2), jnp.nan))
     assert "not finite" in why_no_explorer(broken)
-    with pytest.raises(ValueError, match="not finite"):
-        explorer_html(broken)
+    for use in (explorer_html, lambda x: evaluate({"list": [3, 4]}, x)):
+        with pytest.raises(ValueError, match="not finite"):
+            use(broken)

@@ -89,6 +89,8 @@ def _named(command: ModuleType, argv: list[str]) -> list[str]:
     holder = getattr(command, "ARGUMENT", None)
     if holder is None or len(argv) < 2 or argv[1].startswith("-"):
         return argv
+    if any(argument.lstrip("-").partition("=")[0] == holder.name for argument in argv[2:]):
+        raise UserError(f"{argv[1]!r} and --{holder.name} say the same thing: give one of them")
     return [argv[0], f"--{holder.name}={argv[1]}", *argv[2:]]
 
 

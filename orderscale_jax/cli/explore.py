@@ -35,8 +35,8 @@ def main():
     files.make_directory(files.absolute(path).parent)
     files.write_text(path, page)
     print(files.absolute(path))
-    if OPEN.value and not files.is_remote(path):
-        webbrowser.open(Path(files.absolute(path)).as_uri())
+    if OPEN.value and not files.is_remote(path) and not webbrowser.open(Path(files.absolute(path)).as_uri()):
+        print("no browser could be opened: open that file in one")
 
 
 def _checked(output: str) -> files.Place:

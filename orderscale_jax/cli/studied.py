@@ -92,4 +92,9 @@ def load(checkpoint: str):
     model, config = load_checkpoint(path)
     resolved = files.absolute(path)
     name = resolved.parent.name if resolved.name == "checkpoint" else resolved.name
-    return model, config, config.get("name", "") or name
+    name = config.get("name", "") or name
+    return (
+        model,
+        config,
+        name.encode("utf-8", "replace").decode(),
+    )  # a directory may have any bytes as its name

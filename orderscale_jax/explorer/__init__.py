@@ -14,9 +14,9 @@ from orderscale_jax.explorer.page import (
     page_model,
     shipped_page,
     single_page,
-    why_no_explorer,
 )
 from orderscale_jax.explorer.state import evaluate
+from orderscale_jax.explorer.tables import why_no_explorer
 
 __all__ = [
     "PageModel",

@@ -48,15 +48,17 @@ function drawCircuits(el, read, { state, model, table }, change) {
     element("p", "", read.toNearest),
     element("p", "osx-quiet", `Of the table of all ${number(read.full + 1)} sets of edges, where an edge is cut and ${how}. It counts cuts only, not changed weights.`),
   ];
+  const focused = Array.from(el.circuits.querySelectorAll("button")).indexOf(document.activeElement);
   const list = element("ul", "osx-circuits");
   for (const mask of read.minimal) {
     const item = element("li", "");
     const cuts = model.edges.filter((_, i) => !(mask & (2 ** i)));
     const press = button("Show", () => change({ ...untouched(state.mode), cuts }));
     press.setAttribute("aria-label", `Show the minimal circuit ${read.names(mask)}`);
-    press.disabled = mask === read.kept;
+    enable(press, mask !== read.kept);
     item.append(press, ` ${bitCount(mask)} edges, ${read.share(mask)}: ${read.names(mask)}`);
     list.append(item);
   }
   el.circuits.replaceChildren(...parts, element("h3", "", "Minimal circuits"), list);
+  el.circuits.querySelectorAll("button")[focused]?.focus(); // the list is made anew
 }

@@ -60,9 +60,9 @@ function draw() {
     el[`panel ${name}`].hidden = !isOpen;
   }
   panels[state.tab](read);
-  el.undo.disabled = !history.canUndo();
-  el.redo.disabled = !history.canRedo();
-  el.restore.disabled = !isChanged(state) && state.step === null;
+  enable(el.undo, history.canUndo());
+  enable(el.redo, history.canRedo());
+  enable(el.restore, isChanged(state) || state.step !== null);
   if (data.address) keepAddress();
 }
 
@@ -200,7 +200,7 @@ const actions = {
   png: async () => download("explorer.png", await toPng(picture())),
   saveJson: () => download("explorer.json", asData("application/json", el.json.value)),
 };
-for (const [name, act] of Object.entries(actions)) el[name].addEventListener("click", act);
+for (const [name, act] of Object.entries(actions)) el[name].addEventListener("click", () => isOff(el[name]) || act());
 for (const name of ["d1", "d2"]) el[name].addEventListener("input", readDigits);
 for (const mode of ["renormalize", "zero"]) el[mode].addEventListener("change", () => change({ mode }));
 el.model.addEventListener("change", () => selectModel(el.model.value));
@@ -208,7 +208,9 @@ el.filmStep.addEventListener("input", () => {
   const step = library.steps(state.model)[Number(el.filmStep.value)] ?? null;
   change({ step }, "film");
 });
-el.map.addEventListener("osx-redraw", draw);
+el.map.addEventListener("osx-look", draw);
+const group = `orderscale-mode-${Math.random()}`; // of this section alone
+for (const mode of ["renormalize", "zero"]) el[mode].name = group;
 const tabs = TABS.filter((name) => !el[`tab ${name}`].hidden);
 for (const [i, name] of tabs.entries()) {
   el[`tab ${name}`].addEventListener("click", () => change({ tab: name }));

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 from importlib import resources
 
 import numpy as np
@@ -76,8 +77,9 @@ def film_model(step: int) -> ListTransformer:
       UserError: the film has no such step.
     """
     film = load_film()
-    frames = np.flatnonzero(film.steps == step)
-    if isinstance(step, bool) or not len(frames):
+    is_number = isinstance(step, numbers.Integral) and not isinstance(step, bool)
+    frames = np.flatnonzero(film.steps == step) if is_number else ()
+    if not len(frames):
         known = ", ".join(map(str, film.steps.tolist()))
         raise UserError(f"the film has no step {step!r}; it has {known}")
     return model_of(film.tables(int(frames[0])))

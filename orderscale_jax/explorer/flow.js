@@ -123,9 +123,10 @@ function makeFlow(svg, toggle) {
     const width = isCut ? 1.5 : 1 + 8 * Math.min(weights[0], 1);
     const [tip, half] = [8 + width / 2, 3.5 + width / 2];
     const [bx, by] = [x2 - tip * dx, y2 - tip * dy];
-    const [lx, ly] = [x1 + view.place * (x2 - x1), y1 + view.place * (y2 - y1)];
     const [digit, position] = weights.map((weight) => weight.toFixed(2));
     const isSplit = !isCut && digit !== position;
+    const aside = isSplit ? [-38, 38][view.edge.key] : 0; // long labels leave the other edge free
+    const [lx, ly] = [x1 + view.place * (x2 - x1) + aside, y1 + view.place * (y2 - y1)];
     let label = symbol ? `${symbol} ${weightText(weights[0])}` : digit;
     if (isSplit) label = `E ${digit} P ${position}`;
     if (isCut) label = "✕ cut";

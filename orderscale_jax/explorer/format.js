@@ -24,9 +24,14 @@ function element(tag, className, text) {
 function button(text, press) {
   const node = element("button", "", text);
   node.type = "button";
-  node.addEventListener("click", press);
+  node.addEventListener("click", () => isOff(node) || press());
   return node;
 }
+// Not `disabled`, which would take the focus away from who has just used it.
+function enable(node, isOn) {
+  node.setAttribute("aria-disabled", String(!isOn));
+}
+const isOff = (node) => node.getAttribute("aria-disabled") === "true";
 function svgElement(tag, attributes = {}, text) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);

@@ -1,6 +1,14 @@
 // All lists as a map: d1 down, d2 across, a square per list with the colour of what comes out.
 const TINT = 0.42; // of the colour of lists that were trained on, the rest is the surface
 
+// Tells a canvas when the colours of its surroundings change. By a weak reference, as a notebook removes it
+// without a word.
+function tellOfLook(canvas) {
+  for (const query of ["(prefers-color-scheme: dark)", "(prefers-contrast: more)", "(forced-colors: active)"]) {
+    matchMedia(query).addEventListener("change", () => canvas.deref()?.dispatchEvent(new Event("osx-look")));
+  }
+}
+
 function makeMap(canvas, marker, take) {
   const context = canvas.getContext("2d");
   let shown = { N: 0, list: [0, 0] };
@@ -50,12 +58,8 @@ function makeMap(canvas, marker, take) {
     const far = event.shiftKey ? 10 : 1;
     take(shown.list.map((digit, i) => Math.min(shown.N - 1, Math.max(0, digit + far * move[i]))), "map");
   });
-  for (const query of ["(prefers-color-scheme: dark)", "(prefers-contrast: more)", "(forced-colors: active)"]) {
-    matchMedia(query).addEventListener("change", () => {
-      palette = null;
-      canvas.dispatchEvent(new Event("osx-redraw"));
-    });
-  }
+  canvas.addEventListener("osx-look", () => (palette = null));
+  tellOfLook(new WeakRef(canvas));
   return { draw };
 }
 

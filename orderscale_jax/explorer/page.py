@@ -18,10 +18,10 @@ import numpy as np
 
 from orderscale_jax.checkpoint import load_pretrained, pretrained_names
 from orderscale_jax.circuits import CircuitTable, circuit_table, find_circuits
-from orderscale_jax.config import task_config, validation_lists_seen
+from orderscale_jax.config import model_config, task_config, validation_lists_seen
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.explorer import film
-from orderscale_jax.explorer.tables import Tables, tables_of, why_not_shown
+from orderscale_jax.explorer.tables import Tables, tables_of, why_no_explorer
 from orderscale_jax.formatting import count
 from orderscale_jax.model import MODES, ListTransformer
 from orderscale_jax.task import check_lists, make_split
@@ -100,6 +100,7 @@ def explorer_html(
     Raises:
       UserError: the explorer does not show this model, or lists or circuits are not of it.
     """
+    check_kind("address", address, bool)
     return _section([PageModel(name, "", model, validation, circuits, checkpoint)], address=address)
 
 
@@ -112,7 +113,8 @@ def single_page(shown: PageModel) -> str:
 def shipped_page() -> str:
     """The page of the models that come with the package, and of the film of a training run."""
     return _page(
-        [page_model(*load_pretrained(name), name) for name in ABOUT if name in pretrained_names()], with_film=True
+        [page_model(*load_pretrained(name), name) for name in ABOUT if name in pretrained_names()],
+        with_film=True,
     )
 
 
@@ -131,22 +133,13 @@ def page_model(
     """
     if reason := why_no_explorer(model):
         raise UserError(reason)
+    if model_config(config) != model.config:
+        raise UserError("config is not that of the model: give what load_checkpoint returns")
     validation = make_split(task_config(config)).validation
     tables = {mode: circuit_table(model, validation, mode) for mode in MODES}
     unseen = None if validation_lists_seen(config) else validation
     about = "" if checkpoint else ABOUT.get(name, "")
     return PageModel(name, about, model, unseen, tables, checkpoint)
-
-
-def why_no_explorer(model: ListTransformer) -> str | None:
-    """Why the page cannot show a model, as a sentence's end; None if it can."""
-    check_kind("model", model, ListTransformer)
-    if reason := why_not_shown(model.config):
-        return reason
-    tables = tables_of(model)
-    if not all(np.isfinite(table).all() for table in (tables.logits, *tables.scores)):
-        return "the explorer cannot show this model: some of its weights are not finite numbers"
-    return None
 
 
 def _page(models: list[PageModel], with_film: bool = False) -> str:
@@ -167,7 +160,12 @@ def _section(models: list[PageModel], *, address: bool, with_film: bool = False)
 
 def _entry(shown: PageModel) -> dict[str, Any]:
     """A model's part of the page's data."""
-    check_kind("model", shown.model, ListTransformer)
+    for what, kind in (("model", ListTransformer), ("name", str), ("about", str)):
+        check_kind(what, getattr(shown, what), kind)
+    try:
+        shown.name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"name must be text that can be written, got {shown.name!r}") from None
     if reason := why_no_explorer(shown.model):
         raise UserError(reason)
     tables, config = tables_of(shown.model), shown.model.config
@@ -186,6 +184,8 @@ def _entry(shown: PageModel) -> dict[str, Any]:
     }
     if shown.validation is not None:
         lists = check_lists(shown.validation, 2, config.n_digits)
+        if not len(lists):
+            raise UserError("validation must hold lists; where there are none, leave it out")
         unseen = np.zeros(config.n_digits**2, bool)
         unseen[lists @ (config.n_digits, 1)] = True
         entry["validation"] = _base64(np.packbits(unseen, bitorder="little"), "u1")
@@ -196,8 +196,13 @@ def _entry(shown: PageModel) -> dict[str, Any]:
 
 def _circuits(shown: PageModel, mode: str) -> dict[str, Any]:
     """What the page needs of a table: outputs right by set of edges, and the minimal circuits."""
+    check_kind("circuits", shown.circuits, Mapping)
     table = shown.circuits.get(mode)
-    if table is None or table.graph != shown.model.config.graph or not table.is_complete:
+    if (
+        not isinstance(table, CircuitTable)
+        or table.graph != shown.model.config.graph
+        or not table.is_complete
+    ):
         raise UserError(
             f"circuits must hold circuit_table(model, lists, mode={mode!r}) of this very model, for "
             f"each of {' and '.join(MODES)}"

@@ -1,6 +1,7 @@
 // What the reader has set: checked, kept in the address, undone.
 const TABS = ["tour", "weights", "outputs", "circuits", "share"];
 const TOUR_STEPS = 5;
+const LARGEST_WEIGHT = 100; // of attention that a reader sets
 const UNTOUCHED = { cuts: [], mode: "renormalize", digit_weights: null, position_weights: null, patterns: {} };
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const isChanged = (state) => Object.entries(UNTOUCHED).some(([key, value]) => key !== "mode" && !same(state[key], value));
@@ -17,8 +18,10 @@ function parseDigit(text, name, nDigits) {
 }
 
 function checkWeights(name, weights) {
-  const numbers = Array.isArray(weights) && weights.length === 2 && weights.every((x) => Number.isFinite(x) && x >= 0);
-  if (!numbers) throw new RangeError(`${name} must be two numbers, none below 0; got ${JSON.stringify(weights)}.`);
+  const fits = (x) => Number.isFinite(x) && x >= 0 && x <= LARGEST_WEIGHT;
+  if (!Array.isArray(weights) || weights.length !== 2 || !weights.every(fits)) {
+    throw new RangeError(`${name} must be two numbers from 0 to ${LARGEST_WEIGHT}; got ${JSON.stringify(weights)}.`);
+  }
   return [weights[0], weights[1]];
 }
 
@@ -27,7 +30,7 @@ function checkState(given, library) {
   const known = ["model", "step", "list", ...Object.keys(UNTOUCHED), "tab", "tour"];
   const unknown = Object.keys(given).find((key) => !known.includes(key));
   if (unknown) throw new RangeError(`A state has no “${unknown}”; it has ${known.join(", ")}.`);
-  const state = { model: library.names[0], step: null, tab: "weights", tour: 0, ...structuredClone(UNTOUCHED), ...given };
+  const state = { model: library.names[0], step: null, tab: "weights", tour: 0, list: null, ...structuredClone(UNTOUCHED), ...given };
   if (!library.names.includes(state.model)) {
     throw new RangeError(`There is no model “${state.model}” here; there are ${library.names.join(", ")}.`);
   }
@@ -35,8 +38,9 @@ function checkState(given, library) {
     throw new RangeError(`The film of ${state.model} has no step ${state.step}.`);
   }
   const model = library.model(state);
+  state.list ??= [Math.floor(model.N / 2), Math.floor(model.N / 5)];
   if (!Array.isArray(state.list) || state.list.length !== 2) {
-    throw new RangeError(`A list is two digits, not “${String(state.list ?? "")}”.`);
+    throw new RangeError(`A list is two digits, not “${String(state.list)}”.`);
   }
   state.list = ["d1", "d2"].map((name, i) => parseDigit(state.list[i], name, model.N));
   for (const edge of state.cuts) {
@@ -94,7 +98,7 @@ function decode(text) {
 // The parts of a state from such a fragment, or null if it is none; throws a sentence.
 function fromAddress(fragment) {
   if (!fragment.startsWith("#explorer?")) return null;
-  const numberOf = (text) => (text.trim() === "" ? NaN : Number(text));
+  const numberOf = (text) => (/^\d+(\.\d*)?$/.test(text) ? Number(text) : NaN);
   const numbers = (text) => text.split(",").map(numberOf);
   const weights = (text) => (text.includes(",") ? numbers(text) : text);
   const readers = {
@@ -109,11 +113,14 @@ function fromAddress(fragment) {
     tour: (text) => ({ tour: numberOf(text) - 1 }),
   };
   const found = { patterns: {} };
+  const seen = new Set();
   for (const part of fragment.slice("#explorer?".length).split("&")) {
     const cut = part.indexOf("=");
     const [key, text] = [part.slice(0, Math.max(cut, 0)), part.slice(cut + 1)].map(decode);
+    if (seen.has(key)) throw new RangeError(`The address has “${key}” twice.`);
+    seen.add(key);
     if (/^L\d+\.\w+$/.test(key)) found.patterns[key.replace(".", " ")] = numbers(text);
-    else if (readers[key]) Object.assign(found, readers[key](text));
+    else if (Object.hasOwn(readers, key)) Object.assign(found, readers[key](text));
     else throw new RangeError(`The address has an unknown part “${part}”.`);
   }
   return found;

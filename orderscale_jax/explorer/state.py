@@ -7,7 +7,8 @@ positions, V vocabulary.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,10 +20,11 @@ from orderscale_jax.checkpoint import load_pretrained, pretrained_names
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.explorer.film import MODEL as FILMED
 from orderscale_jax.explorer.film import film_model
-from orderscale_jax.explorer.tables import why_not_shown
+from orderscale_jax.explorer.tables import why_no_explorer
 from orderscale_jax.model import MODES, Interventions, ListTransformer, keep_weights
 from orderscale_jax.model.interventions import SMALLEST_ROW_SUM
 
+LARGEST_WEIGHT = 100  # of attention that a reader sets
 WEIGHTS = ("swap", "reversed", "even")  # by name, of the two digits or the two positions in SEP
 DEFAULTS: dict[str, Any] = {
     "model": "",
@@ -61,10 +63,10 @@ def evaluate(state: Mapping[str, Any], model: ListTransformer | None = None, lis
     model = _model(state) if model is None else model
     check_kind("model", model, ListTransformer)
     config, graph = model.config, model.config.graph
-    if reason := why_not_shown(config):
+    if reason := why_no_explorer(model):
         raise UserError(reason)
     lists = config.check_lists([state["list"]] if lists is None else lists)
-    if state["mode"] not in MODES:
+    if not isinstance(state["mode"], str) or state["mode"] not in MODES:
         raise UserError(f"the mode of a cut is {' or '.join(MODES)}, got {state['mode']!r}")
     keep = keep_weights(config, state["cuts"])
     renormalize = state["mode"] == "renormalize"
@@ -127,6 +129,7 @@ def rows_that_choose(model: ListTransformer) -> dict[str, tuple[int, int, list[i
 
 
 def _model(state: Mapping[str, Any]) -> ListTransformer:
+    check_kind("model", state["model"], str)
     if state["model"] not in pretrained_names():
         raise UserError(
             f"no shipped model is called {state['model']!r} (there are {', '.join(pretrained_names())}): "
@@ -158,13 +161,13 @@ def _weights(name: str, wanted: Any, own: np.ndarray, of_reversed: np.ndarray) -
 
 
 def _numbers(name: str, given: Any) -> np.ndarray:
-    try:
-        weights = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
-        weights = np.full(1, np.nan)
-    if weights.shape != (2,) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise UserError(f"{name} must be two numbers, none below 0; got {given!r}")
-    return weights
+    fits = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes) and len(given) == 2
+    if not fits or not all(
+        isinstance(x, numbers.Real) and not isinstance(x, bool | np.bool_) and 0 <= x <= LARGEST_WEIGHT
+        for x in given
+    ):
+        raise UserError(f"{name} must be two numbers from 0 to {LARGEST_WEIGHT}, got {given!r}")
+    return np.array([float(x) for x in given])
 
 
 def _cut(weights: np.ndarray, kept: np.ndarray, renormalize: bool) -> np.ndarray:

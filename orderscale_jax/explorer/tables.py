@@ -15,6 +15,7 @@ import dataclasses
 import numpy as np
 
 from orderscale_jax.checkpoint import from_named_arrays
+from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import count, enumerate_words
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import ListTransformer, ModelConfig
@@ -62,6 +63,17 @@ def why_not_shown(config: ModelConfig) -> str | None:
         f"projections, no LayerNorm, bias or MLP, and at most {MOST_DIGITS} digits; this model has "
         f"{enumerate_words(found)}"
     )
+
+
+def why_no_explorer(model: ListTransformer) -> str | None:
+    """Why the page cannot show a model, as a sentence's end; None if it can."""
+    check_kind("model", model, ListTransformer)
+    if reason := why_not_shown(model.config):
+        return reason
+    tables = tables_of(model)
+    if not all(np.isfinite(table).all() for table in (tables.logits, *tables.scores)):
+        return "the explorer cannot show this model: some of its weights are not finite numbers"
+    return None
 
 
 def tables_of(model: ListTransformer) -> Tables:

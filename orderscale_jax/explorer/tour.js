@@ -51,7 +51,7 @@ function makeTour(el, library, go) {
       const count = countOutcomes(outcomes, N, null).different;
       return count[of] / (N * N - N);
     };
-    return list && wrong && {
+    return list && wrong && counts.near[1] && counts.far[1] && {
       model,
       of: validation ? "validation lists" : "lists",
       list,
@@ -144,8 +144,9 @@ function makeTour(el, library, go) {
   const shown = (name) => (library.trained(name).L === 2 ? study(name) : null);
   const stateAt = (step, name) => ({ ...stateOf(STEPS[step].state, study(name)), tour: step });
 
-  el.tourBack.addEventListener("click", () => go(({ tour, model }) => stateAt(tour - 1, model)));
-  el.tourNext.addEventListener("click", () => go(({ tour, model }) => stateAt(tour + 1, model)));
+  const press = (node, act) => node.addEventListener("click", () => isOff(node) || act());
+  press(el.tourBack, () => go(({ tour, model }) => stateAt(tour - 1, model)));
+  press(el.tourNext, () => go(({ tour, model }) => stateAt(tour + 1, model)));
   el.tourAgain.addEventListener("click", () => go(({ tour, model }) => stateAt(tour, model)));
   el.tourMore.addEventListener("click", () => go(({ tour, model }) => stateOf(STEPS[tour].more[1], study(model))));
   const other = library.names.find((name) => library.trained(name).L === 2);
@@ -176,8 +177,8 @@ function makeTour(el, library, go) {
       el.tourAgain.hidden = isHere;
       el.tourMore.hidden = !more;
       el.tourMore.textContent = more ? more[0] : "";
-      el.tourBack.disabled = state.tour === 0;
-      el.tourNext.disabled = state.tour === STEPS.length - 1;
+      enable(el.tourBack, state.tour > 0);
+      enable(el.tourNext, state.tour < STEPS.length - 1);
     },
   };
 }
