@@ -1,6 +1,7 @@
 """The report: keys, sentences and verdicts follow the numbers, and the page stands alone."""
 
 import copy
+import functools
 import html.parser
 import itertools
 import json
@@ -475,6 +476,40 @@ def test_verdicts_follow_our_numbers(two_layer):
     assert verdict("diagonal") == UNKNOWN
     del two_layer["separability"]
     assert verdict("separable") == UNKNOWN
+
+
+REST = tuple(f"ablation.{mode}.accuracy_without_non_critical" for mode in ("renormalize", "zero"))
+WHOLE, REVERSED = "order.exchange.reversed_list.reversed", "alpha_swap_full_model.both_reversed"
+AT_BOUNDS = {  # claim: numbers that are just at a bound, and the verdict
+    "accuracy": [({"val.accuracy": 0.9}, HOLDS), ({"val.accuracy": 0.75}, PARTLY)],
+    "few_edges": [
+        ({"val.accuracy": 0.95, **dict.fromkeys(REST, 0.94)}, HOLDS),
+        ({"val.accuracy": 0.95, **dict.fromkeys(REST, 0.9)}, PARTLY),
+        ({"val.accuracy": 0.95, REST[0]: 0.85, REST[1]: 0.95}, FAILS),
+        ({"val.accuracy": 0.95, REST[0]: 0.95, REST[1]: 0.85}, FAILS),
+    ],
+    "mean_pattern": [({"val.accuracy": 0.95, "mean_pattern_accuracy": 0.85}, PARTLY)],
+    "order_by_scale": [
+        ({WHOLE: 0.9, REVERSED: 0.6}, HOLDS),
+        ({WHOLE: 0.9, REVERSED: 0.09}, PARTLY),
+        ({WHOLE: 0.7, REVERSED: 0.07}, PARTLY),
+    ],
+    "larger_alpha": [({"order.same_digit_larger": 0.1}, HOLDS), ({"order.same_digit_larger": 0.5}, PARTLY)],
+    "closed_form": [({"circuit.max_abs_diff_o1": 1e-4}, PARTLY), ({"circuit.max_abs_diff_o1": 1e-2}, FAILS)],
+    "separable": [({"separability.accuracy": 0.99}, PARTLY)],
+}
+
+
+@pytest.mark.parametrize("key", AT_BOUNDS)
+def test_a_number_at_its_bound_is_judged_as_the_rule_says(two_layer, key):
+    """However the difference of two shares is rounded."""
+    for numbers, verdict in AT_BOUNDS[key]:
+        results = copy.deepcopy(two_layer)
+        for place, value in numbers.items():
+            *way, last = place.split(".")
+            functools.reduce(lambda of, name: of[name], way, results)[last] = value
+        made = {claim.rule.key: claim.ours for claim in report.judge_claims({"two_layer": results})}
+        assert made[key].verdict == verdict, numbers
 
 
 def test_a_model_that_has_not_learnt_is_not_judged(two_layer):

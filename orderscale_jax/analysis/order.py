@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from orderscale_jax.analysis.ablation import ROUNDING
 from orderscale_jax.analysis.circuit import why_no_equations
 from orderscale_jax.analysis.observation import Observation, Outcome, intervene, observe
 from orderscale_jax.circuits.checks import check_seed
@@ -248,7 +249,8 @@ def is_in_positions(order: Mapping[str, Any]) -> bool:
     positions may do so in at most `FEW` (a tenth) as many.
     """
     positions, others, reference = reversed_by(order)
-    return reference >= REFERENCE and positions >= MOST * reference and others <= FEW * reference
+    enough, most = reference >= REFERENCE - ROUNDING, positions >= MOST * reference - ROUNDING
+    return enough and most and others <= FEW * reference + ROUNDING
 
 
 def reversed_by(order: Mapping[str, Any]) -> tuple[float, float, float]:

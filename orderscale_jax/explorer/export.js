@@ -66,7 +66,7 @@ function pictureOf(el, view, colours) {
     svgElement("text", { ...look, x: left, y: top - 10 }, "all lists: d1 down, d2 across"),
     svgElement("image", image),
     svgElement("circle", { cx: left + x, cy: top + y, r: 6, fill: "none", stroke: colours.ink, "stroke-width": 2 }),
-    svgElement("text", { ...look, x: left, y: top + side + 50 }, validation ? "pale: lists that were trained on" : ""),
+    svgElement("text", { ...look, x: left, y: top + side + 50 }, validation ? "pale: not of the validation set" : ""),
   );
   OUTCOMES.forEach((name, i) => {
     const at = { x: left + (i % 2) * 120, y: top + side + 8 + 17 * (i >> 1) };

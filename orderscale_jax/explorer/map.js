@@ -82,7 +82,7 @@ function drawMap(el, map, { state, model, result, outcomes, counts, validation }
   const columns = [counts.all, counts.different, ...(validation ? [counts.validation] : [])];
   el.mapHead.lastElementChild.hidden = !validation;
   el.mapNote.textContent = validation
-    ? "Full colour: lists of the validation set, which were not trained on. Pale: lists of the training set."
+    ? "Full colour: lists of the validation set, which were not trained on. Pale: all others."
     : "";
   el.mapRows.replaceChildren(
     ...OUTCOMES.map((name, i) => {

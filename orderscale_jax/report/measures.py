@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from orderscale_jax.analysis.ablation import ROUNDING
 from orderscale_jax.analysis.order import FEW, MOST, REFERENCE, is_in_positions, reversed_by
 from orderscale_jax.config import TRANSITION_ACCURACY
 from orderscale_jax.figures.published import PAPER_MODE
@@ -43,11 +44,21 @@ class NotMeasured(Exception):
 def check_learnt(results: Results):
     """NotMeasured for a model that has not learnt the task."""
     accuracy = need(results, "val.accuracy", percent).value
-    if accuracy < LEARNT:
+    if not at_least(accuracy, LEARNT):
         raise NotMeasured(
             f"the model has not learnt the task: {percent(accuracy)} of the outputs are right, and this "
             f"claim is judged from {percent(LEARNT, None)} on"
         )
+
+
+def at_least(value: float, bound: float) -> bool:
+    """Whether a share reaches a bound; one that is just the bound does, however it is rounded."""
+    return value >= bound - ROUNDING
+
+
+def at_most(value: float, bound: float) -> bool:
+    """Whether a share stays within a bound; one that is just the bound does, however it is rounded."""
+    return value <= bound + ROUNDING
 
 
 def verdict(holds: bool, partly: bool = False) -> str:
@@ -67,7 +78,7 @@ def need(
 
 def accuracy(results: Results, good: float, nearly: float) -> Found:
     accuracy = need(results, "val.accuracy", percent, "outputs right", "outputs")
-    return [accuracy], verdict(accuracy.value >= good, accuracy.value >= nearly)
+    return [accuracy], verdict(*(at_least(accuracy.value, bound) for bound in (good, nearly)))
 
 
 def few_edges(results: Results) -> Found:
@@ -82,7 +93,7 @@ def few_edges(results: Results) -> Found:
         numbers += [critical, rest]
         few &= 2 * len(critical.value) <= critical.of.amount
         worst = max(worst, intact.value - rest.value)
-    return numbers, verdict(*(few and worst <= most for most in LOST_WITHOUT_OTHERS))
+    return numbers, verdict(*(few and at_most(worst, most) for most in LOST_WITHOUT_OTHERS))
 
 
 def figure_1(results: Results, graph: Graph, labels: Mapping[Edge, float]) -> Found:
@@ -94,7 +105,7 @@ def figure_1(results: Results, graph: Graph, labels: Mapping[Edge, float]) -> Fo
             raise NotMeasured(f"the results hold no cut of {edge_label(graph, edge)}")
         place = f"ablation.{PAPER_MODE}.edges.{rows[edge]}.delta"
         changes[edge] = need(results, place, points, edge_label(graph, edge))
-    agree = sum(abs(changes[edge].value - label) <= LABEL_TOLERANCE for edge, label in labels.items())
+    agree = sum(at_most(abs(changes[edge].value - x), LABEL_TOLERANCE) for edge, x in labels.items())
     return list(changes.values()), verdict(agree == len(labels), 2 * agree > len(labels))
 
 
@@ -123,14 +134,14 @@ def alpha(results: Results, put_in: str, key: str) -> Found:
     place = "logit_difference.o2_accuracy_alpha_unchanged"
     before = need(results, place, percent, "o2 right with its own α", "lists")
     after = need(results, f"logit_difference.{key}", percent, f"o2 right with {put_in}", "lists")
-    rises = after.value > before.value
-    return [before, after], verdict(after.value >= LIFTED and rises, rises)
+    rises = not at_most(after.value, before.value)
+    return [before, after], verdict(at_least(after.value, LIFTED) and rises, rises)
 
 
 def _reference(results: Results) -> Number:
     """Lists that SEP of the reversed list reverses."""
     found = need(results, "order.exchange.reversed_list.reversed", percent, "the reference", "different")
-    if found.value < REFERENCE:
+    if not at_least(found.value, REFERENCE):
         raise NotMeasured(
             f"even SEP of the reversed list reverses only {percent(found.value)} of the lists, less than "
             f"{percent(REFERENCE, None)}"
@@ -148,7 +159,7 @@ def exchange(results: Results) -> Found:
         )
     ]
     both, reference = numbers[0].value, _reference(results)
-    return [*numbers, reference], verdict(both >= MOST * reference.value, both >= FEW * reference.value)
+    return [*numbers, reference], verdict(*(at_least(both, share * reference.value) for share in (MOST, FEW)))
 
 
 def positions(results: Results) -> Found:
@@ -167,13 +178,13 @@ def positions(results: Results) -> Found:
         for place, label in changed.items()
     ]
     positions, others, _ = reversed_by(results["order"])
-    return [reference, *numbers], verdict(is_in_positions(results["order"]), positions > others)
+    return [reference, *numbers], verdict(is_in_positions(results["order"]), not at_most(positions, others))
 
 
 def same_digit(results: Results) -> Found:
     label = "the same digit has the larger α in both orders"
     same = need(results, "order.same_digit_larger", percent, label, "pairs")
-    return [same], verdict(*(same.value <= most for most in SAME_DIGIT))
+    return [same], verdict(*(at_most(same.value, most) for most in SAME_DIGIT))
 
 
 def moderation(results: Results) -> Found:
@@ -193,7 +204,7 @@ def moderation(results: Results) -> Found:
         o1_stays &= cut[0].value == before[0]
         least = min(least, cut[1].value)
     half, tenth = O2_WRONG
-    fails, suffers = least / lists >= half, (least - before[1]) / lists >= tenth
+    fails, suffers = at_least(least / lists, half), at_least((least - before[1]) / lists, tenth)
     return numbers, verdict(o1_stays and fails, o1_stays and suffers)
 
 
@@ -202,7 +213,7 @@ def separable(results: Results) -> Found:
     numbers = [need(results, "separability.accuracy", percent, label, "points")]
     margin = read_number(results, "separability.margin", lambda value: number(value, 4), "margin")
     numbers += [margin] * (margin != MISSING)
-    return numbers, verdict(numbers[0].value == 1.0, numbers[0].value >= NEARLY_SEPARATED)
+    return numbers, verdict(*(at_least(numbers[0].value, bound) for bound in (1.0, NEARLY_SEPARATED)))
 
 
 def diagonal(results: Results) -> Found:

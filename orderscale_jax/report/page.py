@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import markupsafe
+import numpy as np
 
 from orderscale_jax.analysis import Study
 from orderscale_jax.explorer import explorer_html, why_no_explorer
@@ -54,13 +55,16 @@ WHY_NO_CHECKPOINT = (
 )
 
 
-def render_page(found: Study, results: Results, images: Mapping[str, bytes]) -> str:
+def render_page(
+    found: Study, results: Results, images: Mapping[str, bytes], *, validation: np.ndarray | None = None
+) -> str:
     """The whole HTML page.
 
     Args:
       found: the study, for the explorer.
       results: the same as `complete` gives it.
       images: the figures as PNG, by name (`write.draw`), which lie in the folder `figures` beside the page.
+      validation: lists [B, n] that training left out, which the explorer's map marks.
     """
     model = found.observation.model
     graph, config = model.config.graph, results["config"]
@@ -90,7 +94,7 @@ def render_page(found: Study, results: Results, images: Mapping[str, bytes]) -> 
         pictures=pictures,
         others=[name for name in pictures if name not in of_paper],
         separability=captions.separability(results) if "separability" in results else None,
-        explorer=markupsafe.Markup(_explorer(found, results)),
+        explorer=markupsafe.Markup(_explorer(found, results, validation)),
         why_no_explorer=why_no_explorer(model),
         modes=[f"Cut, {MODE_WORDS[mode]}" for mode in MODES],
         edges=_edges(results),
@@ -100,12 +104,12 @@ def render_page(found: Study, results: Results, images: Mapping[str, bytes]) -> 
     )
 
 
-def _explorer(found: Study, results: Results) -> str:
+def _explorer(found: Study, results: Results, validation: np.ndarray | None) -> str:
     """The explorer of the model; empty if there is none."""
     model = found.observation.model
     if why_no_explorer(model):
         return ""
-    unseen = None if results["validation_lists_seen"] else found.observation.lists
+    unseen = None if results["validation_lists_seen"] else validation
     name = results["name"] or "this model"
     return explorer_html(model, name=name, validation=unseen, circuits=found.circuits or None)
 

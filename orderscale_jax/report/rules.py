@@ -137,7 +137,10 @@ def _two_layer_rules(paper: Mapping[str, float]) -> list[Rule]:
             f"holds if accuracy falls by more than {points_of(measures.MUCH)}, only partly if by more than "
             f"{points_of(measures.LITTLE)}",
             lambda results: measures.mean_pattern(
-                results, lambda lost: measures.verdict(lost > measures.MUCH, lost > measures.LITTLE)
+                results,
+                lambda lost: measures.verdict(
+                    *(not measures.at_most(lost, x) for x in (measures.MUCH, measures.LITTLE))
+                ),
             ),
             figure=(3, "attention_histograms"),
             in_full="Attention must differ from list to list: with every pattern replaced by its mean, the "
@@ -272,7 +275,10 @@ def _three_layer_rules() -> list[Rule]:
             "every pattern is replaced by its mean. Holds if accuracy falls by at most "
             f"{points_of(measures.LITTLE)}, only partly if by at most {points_of(measures.MUCH)}",
             lambda results: measures.mean_pattern(
-                results, lambda lost: measures.verdict(lost <= measures.LITTLE, lost <= measures.MUCH)
+                results,
+                lambda lost: measures.verdict(
+                    *(measures.at_most(lost, x) for x in (measures.LITTLE, measures.MUCH))
+                ),
             ),
             in_full="Digits are copied one per layer, so attention need not differ from list to list",
         )

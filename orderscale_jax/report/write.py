@@ -73,7 +73,7 @@ def write_report(
         png, _ = figures.save(figure, output / "figures" / title)
         images[title] = png.read_bytes()
     files.write_json(output / "results.json", results)
-    files.write_text(output / "report.html", render_page(found, results, images))
+    files.write_text(output / "report.html", render_page(found, results, images, validation=split.validation))
     return results
 
 
