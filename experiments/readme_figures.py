@@ -24,11 +24,12 @@ RESULTS = Path(__file__).parent / "results"
 
 def main():
     output = Path(OUTPUT.value)
-    runs = read_results(RESULTS / "batch_recipe_small.csv")
+    cells = summarize(read_results(RESULTS / "batch_recipe_small.csv"), threshold=TRANSITION_ACCURACY)
+    cells.sort(key=lambda cell: (-int(cell.values["n_digits"]), int(cell.values["batch_size"])))
     drawn = {
         "information_flow": figures.information_flow(*(flow(name) for name in ("two_layer", "three_layer"))),
         "census": figures.census_overview(files.read_json(RESULTS / "census.json")),
-        "batch_recipe": figures.outcome_strips(summarize(runs, threshold=TRANSITION_ACCURACY), "transition"),
+        "batch_recipe": figures.outcome_strips(cells, "transition"),
     }
     for name, figure in drawn.items():
         figures.save(figure, output / name, formats=("png",))
