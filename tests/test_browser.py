@@ -377,6 +377,7 @@ def test_one_sentence_is_read_out(open_page):
 # ---- address, undo, export ---------------------------------------------------------------------
 STATES = (
     {"model": "two_layer", "list": [26, 1]},
+    {"model": "two_layer", "list": [1, 2], "digit_weights": [1e-7, 1 / 3]},
     {
         "model": "three_layer",
         "list": [3, 99],
@@ -457,7 +458,7 @@ def test_a_bad_address_says_so_and_the_page_works(open_page):
 
 def test_what_is_taken_along_is_the_state(open_page):
     tab = open_page()
-    js(tab, "(e, given) => e.change(given)", {**STATES[3], "tab": "share"})
+    js(tab, "(e, given) => e.change(given)", {**STATES[4], "tab": "share"})
     given = json.loads(el(tab, "json").input_value())
     assert evaluate(given).argmax(-1)[0].tolist() == said(tab)
     printed = io.StringIO()

@@ -98,7 +98,7 @@ function decode(text) {
 // The parts of a state from such a fragment, or null if it is none; throws a sentence.
 function fromAddress(fragment) {
   if (!fragment.startsWith("#explorer?")) return null;
-  const numberOf = (text) => (/^\d+(\.\d*)?$/.test(text) ? Number(text) : NaN);
+  const numberOf = (text) => (/^\d+(\.\d*)?(e[+-]?\d+)?$/.test(text) ? Number(text) : NaN);
   const numbers = (text) => text.split(",").map(numberOf);
   const weights = (text) => (text.includes(",") ? numbers(text) : text);
   const readers = {
