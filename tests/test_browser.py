@@ -600,7 +600,9 @@ SMALLEST = """() => {
     const size = scale * parseFloat(getComputedStyle(node).fontSize);
     if (size < least) [least, of] = [size, walker.currentNode.textContent];
   }
-  return { least, of, wide: document.documentElement.scrollWidth - innerWidth,
+  const table = document.querySelector(".osx-scroll");
+  const cut = table.scrollWidth - table.clientWidth;
+  return { least, of, cut, wide: document.documentElement.scrollWidth - innerWidth,
     levels: Array.from(document.querySelectorAll("h1,h2,h3,h4,h5,h6"), (x) => Number(x.tagName[1])) };
 }"""
 
@@ -614,7 +616,7 @@ def test_it_can_be_read_by_all(open_page, look, width):
     for name in TABS:
         el(tab, f"tab {name}").click()
         seen = tab.evaluate(SMALLEST)
-        assert seen["least"] >= 12 and seen["wide"] <= 0, seen
+        assert seen["least"] >= 12 and seen["wide"] <= 0 and seen["cut"] <= 0, seen
         assert seen["levels"][0] == 1 and np.diff(seen["levels"]).max() <= 1, "a heading level is skipped"
         if name == "weights" or (look == "light" and width == 360):
             found = axe.run(tab)
@@ -651,9 +653,12 @@ def test_any_name_of_a_model_has_an_address(open_page, tmp_path):
 
 def test_a_section_in_another_page_leaves_its_address_alone(open_page, tmp_path):
     model, _ = load_pretrained("three_layer")
-    html = f'<!doctype html><html lang="en"><title>x</title><body>{2 * explorer_html(model)}</body></html>'
+    lists = make_split(TaskConfig()).validation
+    sections = 2 * explorer_html(model, validation=lists)
+    html = f'<!doctype html><html lang="en"><title>x</title><body>{sections}</body></html>'
     (tmp_path / "page.html").write_text(html, "utf-8")
-    tab = open_page("#other", url=(tmp_path / "page.html").as_uri())
+    tab = open_page("#other", width=320, url=(tmp_path / "page.html").as_uri())
+    assert tab.evaluate(SMALLEST)["cut"] <= 0, "the table of counts is cut off"
     tab.locator("[data-edge='L1 o2<-SEP'] text").nth(1).click()
     tab.wait_for_timeout(200)
     assert tab.evaluate("location.hash") == "#other"

@@ -161,6 +161,8 @@ def test_a_frame_says_what_the_run_said():
     assert right == pytest.approx(film.accuracy[at], abs=0.002)
     state = {"model": "two_layer", "step": 5_600, "list": [37, 52]}
     np.testing.assert_array_equal(evaluate(state), np.asarray(model([[37, 52]])))
+    with pytest.raises(ValueError, match="of step 5600 of a film: leave out the model, or the step"):
+        evaluate(state, load_pretrained("two_layer")[0])
     for step in (5_601, [0], True, film.steps):
         with pytest.raises(ValueError, match=r"(?s)the film has no step .*; it has 0, 100"):
             film_model(step)
@@ -301,6 +303,7 @@ def test_other_arguments_are_checked(model):
         ({"name": None}, "name must be a str"),
         ({"name": "\udcff"}, "name must be text that can be written"),
         ({"address": "no"}, "address must be a bool"),
+        ({"checkpoint": 5}, "checkpoint must be a str"),
     ):
         with pytest.raises(ValueError, match=sentence):
             explorer_html(model, **arguments)

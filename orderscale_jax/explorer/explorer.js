@@ -252,10 +252,13 @@ const problem = el.message.textContent;
 show(state ?? firstState());
 if (problem) el.message.textContent = problem;
 
-const given = (parts) => checkState(parts, library);
+function answer(parts, ask) {
+  const whole = checkState(parts, library);
+  return ask(library.model(whole), whole);
+}
 root.explorer = {
-  compute: (parts) => library.model(given(parts)).compute(given(parts)),
-  outcomes: (parts) => Array.from(library.model(given(parts)).outcomes(given(parts))),
+  compute: (parts) => answer(parts, (model, whole) => model.compute(whole)),
+  outcomes: (parts) => answer(parts, (model, whole) => Array.from(model.outcomes(whole))),
   change,
   state: () => structuredClone(state),
 };

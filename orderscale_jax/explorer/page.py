@@ -160,8 +160,10 @@ def _section(models: list[PageModel], *, address: bool, with_film: bool = False)
 
 def _entry(shown: PageModel) -> dict[str, Any]:
     """A model's part of the page's data."""
-    for what, kind in (("model", ListTransformer), ("name", str), ("about", str)):
+    for what, kind in {"model": ListTransformer, "name": str, "about": str}.items():
         check_kind(what, getattr(shown, what), kind)
+    if shown.checkpoint is not None:
+        check_kind("checkpoint", shown.checkpoint, str)
     try:
         shown.name.encode()
     except UnicodeEncodeError:

@@ -20,10 +20,11 @@ from orderscale_jax.checkpoint import load_pretrained, pretrained_names
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.explorer.film import MODEL as FILMED
 from orderscale_jax.explorer.film import film_model
-from orderscale_jax.explorer.tables import why_no_explorer
+from orderscale_jax.explorer.tables import choices, why_no_explorer
 from orderscale_jax.model import MODES, Interventions, ListTransformer, keep_weights
-from orderscale_jax.model.interventions import SMALLEST_ROW_SUM
+from orderscale_jax.model.interventions import rescaled
 
+IN_SEP = "L0 SEP"  # the row whose weights digits and positions may have of their own
 LARGEST_WEIGHT = 100  # of attention that a reader sets
 WEIGHTS = ("swap", "reversed", "even")  # by name, of the two digits or the two positions in SEP
 DEFAULTS: dict[str, Any] = {
@@ -50,7 +51,7 @@ def evaluate(state: Mapping[str, Any], model: ListTransformer | None = None, lis
         `reversed` (as in the reversed list) or `even` (the mean of the two);
         `patterns`, by name of a row such as `L1 o2` the weights of the keys that it reads;
         `model`, the name of a shipped one, and `step`, one of `film_model`.
-      model: instead of the one that `state` names.
+      model: instead of the one that `state` names; such a state has no `step`.
       lists: digits [B, 2] instead of the state's own list.
 
     Raises:
@@ -60,6 +61,8 @@ def evaluate(state: Mapping[str, Any], model: ListTransformer | None = None, lis
     if unknown := sorted(set(state) - set(DEFAULTS), key=str):
         raise UserError(f"a state has no {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
     state = DEFAULTS | dict(state)
+    if model is not None and state["step"] is not None:
+        raise UserError(f"the state is of step {state['step']!r} of a film: leave out the model, or the step")
     model = _model(state) if model is None else model
     check_kind("model", model, ListTransformer)
     config, graph = model.config, model.config.graph
@@ -107,25 +110,14 @@ def _patterns(graphdef, state, lists):
 def _given_patterns(model: ListTransformer, patterns: Mapping[str, Any]):
     """Pairs of (layer, query, keys) and weights [2] of the rows that `patterns` names."""
     check_kind("patterns", patterns, Mapping)
-    rows = rows_that_choose(model)
-    rows.pop("L0 SEP")
+    graph = model.config.graph
+    rows = {f"L{layer} {graph.names[query]}": (layer, query, keys) for layer, query, keys in choices(graph)}
+    rows.pop(IN_SEP)
     for name in patterns:
         if name not in rows:
-            hint = ": set digit_weights and position_weights" if name == "L0 SEP" else ""
+            hint = ": set digit_weights and position_weights" if name == IN_SEP else ""
             raise UserError(f"patterns has no row {name!r}{hint}; this model has {', '.join(rows)}")
     return [(rows[name], _numbers(f"patterns[{name!r}]", given)) for name, given in patterns.items()]
-
-
-def rows_that_choose(model: ListTransformer) -> dict[str, tuple[int, int, list[int]]]:
-    """The rows that choose between two live edges, by name: layer, query and keys."""
-    graph, rows = model.config.graph, {}
-    for edge in graph.live_edges:
-        rows.setdefault((edge.layer, edge.query), []).append(edge.key)
-    return {
-        f"L{layer} {graph.names[query]}": (layer, query, keys)
-        for (layer, query), keys in rows.items()
-        if len(keys) > 1
-    }
 
 
 def _model(state: Mapping[str, Any]) -> ListTransformer:
@@ -173,8 +165,5 @@ def _numbers(name: str, given: Any) -> np.ndarray:
 def _cut(weights: np.ndarray, kept: np.ndarray, renormalize: bool) -> np.ndarray:
     """Weights [B, 2] of a row after its cuts, as the model makes them of its own."""
     left = weights * kept
-    if not renormalize:
-        return left
-    total = left.sum(1, keepdims=True)
-    scale = 1 + (weights - left).sum(1, keepdims=True) / np.maximum(total, SMALLEST_ROW_SUM)
-    return left * np.where(total > 0, scale, 0)
+    sums = (x.sum(1, keepdims=True) for x in (left, weights - left))
+    return np.asarray(rescaled(left, *sums)) if renormalize else left

@@ -70,8 +70,7 @@ def why_no_explorer(model: ListTransformer) -> str | None:
     check_kind("model", model, ListTransformer)
     if reason := why_not_shown(model.config):
         return reason
-    tables = tables_of(model)
-    if not all(np.isfinite(table).all() for table in (tables.logits, *tables.scores)):
+    if not model.is_finite():
         return "the explorer cannot show this model: some of its weights are not finite numbers"
     return None
 
@@ -94,8 +93,16 @@ def tables_of(model: ListTransformer) -> Tables:
 
 def atoms_that_choose(graph: Graph, n_digits: int, layer: int) -> np.ndarray:
     """The atoms of the queries that choose between live edges in `layer`, as indices."""
-    positions = [q for q in range(graph.n_positions) if len(_live(graph, layer, q)) > 1]
-    return np.flatnonzero(np.any([_atoms_at(graph, n_digits, layer, q) for q in positions], axis=0))
+    held = [_atoms_at(graph, n_digits, layer, query) for at, query, _ in choices(graph) if at == layer]
+    return np.flatnonzero(np.any(held, axis=0))
+
+
+def choices(graph: Graph) -> list[tuple[int, int, list[int]]]:
+    """The rows of attention that choose between live edges: layer, query and keys."""
+    rows: dict[tuple[int, int], list[int]] = {}
+    for edge in graph.live_edges:
+        rows.setdefault((edge.layer, edge.query), []).append(edge.key)
+    return [(*row, keys) for row, keys in rows.items() if len(keys) > 1]
 
 
 def model_of(tables: Tables) -> ListTransformer:
@@ -119,10 +126,6 @@ def model_of(tables: Tables) -> ListTransformer:
     return from_named_arrays(config, {name: np.asarray(x, np.float32) for name, x in arrays.items()})
 
 
-def _live(graph: Graph, layer: int, query: int):
-    return [edge for edge in graph.reads(layer, query) if graph.is_live(edge)]
-
-
 def _atoms_at(graph: Graph, n_digits: int, layer: int, position: int) -> np.ndarray:
     """Which atoms the residual of `position` may hold before `layer`, bool [A]."""
     held = np.zeros((graph.n_positions, n_digits + len(PLACES)), bool)
@@ -130,7 +133,7 @@ def _atoms_at(graph: Graph, n_digits: int, layer: int, position: int) -> np.ndar
     held[np.arange(graph.n_positions), n_digits + np.arange(graph.n_positions)] = True
     for below in range(layer):
         before = held.copy()
-        for query in range(graph.n_positions):
-            for edge in _live(graph, below, query):
-                held[query] |= before[edge.key]
+        for edge in graph.live_edges:
+            if edge.layer == below:
+                held[edge.query] |= before[edge.key]
     return held[position]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from orderscale_jax.analysis import Difference, EdgeAblation, SepAttention
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.figures.alternatives import Alternatives
 from orderscale_jax.figures.circuit import AttentionHistograms
 from orderscale_jax.figures.flow_layout import Flow
@@ -43,6 +44,10 @@ def read_published(said: Mapping[str, Any], measured: Mapping[str, Any]) -> Publ
       measured: what pictures need and `said` lacks: the input column and the redundant routes of Figure 1,
         and of two layers the counts of Figure 3 and the points of Figure 4.
     """
+    for name, given in (("said", said), ("measured", measured)):
+        check_kind(name, given, Mapping)
+        if not given:
+            raise UserError(f"{name} must hold what was stored of a checkpoint, and it is empty")
     graph = Graph(said["list_len"], said["config"]["n_layers"])
     attention, scores = measured.get("attention"), measured.get("sep_scores")
     return Published(

@@ -9,10 +9,11 @@ import dataclasses
 import textwrap
 from collections.abc import Iterable, Mapping
 
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import NONE, enumerate_words
 from orderscale_jax.report.measures import UNKNOWN, VERDICTS, NotMeasured, check_learnt
 from orderscale_jax.report.numbers import Number
-from orderscale_jax.report.published import Results
+from orderscale_jax.report.published import Results, check_results
 from orderscale_jax.report.rules import HERE, Rule, rules
 
 MODELS = {"two_layer": "two layers", "three_layer": "three layers"}
@@ -61,7 +62,13 @@ def judge_claims(ours: Mapping[str, Results], published: Mapping[str, Results] |
       ours: what `tabulate` says of our models, by `two_layer` and `three_layer`, either or both.
       published: the same of the published checkpoints.
     """
-    published = published or {}
+    published = {} if published is None else published
+    for name, models in (("ours", ours), ("published", published)):
+        check_kind(name, models, Mapping)
+        for model, results in models.items():
+            if model not in MODELS:
+                raise UserError(f"{name} must be by {' and '.join(MODELS)}, got {model!r}")
+            check_results(f"{name}[{model!r}]", results)
     return [
         Claim(model, rule, _judge(rule, ours.get(model)), _judge(rule, published.get(model)))
         for model in MODELS

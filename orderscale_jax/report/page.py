@@ -13,6 +13,7 @@ import markupsafe
 import numpy as np
 
 from orderscale_jax.analysis import Study
+from orderscale_jax.errors import check_kind
 from orderscale_jax.explorer import explorer_html, why_no_explorer
 from orderscale_jax.figures import Curve
 from orderscale_jax.figures.style import STYLE
@@ -66,6 +67,7 @@ def render_page(
       images: the figures as PNG, by name (`write.draw`), which lie in the folder `figures` beside the page.
       validation: lists [B, n] that training left out, which the explorer's map marks.
     """
+    check_kind("found", found, Study)
     model = found.observation.model
     graph, config = model.config.graph, results["config"]
     pictures, claims = _pictures(results, images), _claims(results)

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.graph import Edge
 
 Results = Mapping[str, Any]
@@ -86,6 +87,13 @@ PAPER_FIGURE_1: dict[str, dict[Edge, float]] = {
         Edge(2, 3, 2): -0.497,
     },
 }
+
+
+def check_results(name: str, results: Any):
+    """UserError unless `results` look like what `tabulate` gives."""
+    check_kind(name, results, Mapping)
+    if missing := [key for key in ("config", "list_len", "val", "ablation") if key not in results]:
+        raise UserError(f"{name} must be what tabulate gives: they have no {missing[0]!r}")
 
 
 def published_kind(results: Results) -> str | None:

@@ -29,6 +29,7 @@ from orderscale_jax.report.published import (
     PAPER,
     PAPER_FIGURE_1,
     Results,
+    check_results,
     published_checkpoints,
     published_fixed_set,
     published_grid,
@@ -39,6 +40,7 @@ from orderscale_jax.report.published import (
 
 def complete(results: Results, history: Sequence[Curve] = ()) -> dict[str, Any]:
     """The results of `tabulate` and all else that a report says of the model."""
+    check_results("results", results)
     kind = published_kind(results)
     theirs = published_checkpoints()[kind] if kind else None
     claims = judge_claims({kind: results}, {kind: theirs}) if kind else []
