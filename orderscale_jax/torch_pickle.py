@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import pickletools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,12 +56,14 @@ class _Call(NamedTuple):
     arguments: Any
 
 
-def tensors(members: Mapping[str, bytes], most_bytes: int) -> dict[str, np.ndarray]:
+def tensors(members: Mapping[str, bytes], most_bytes: int, *, nested: bool = False) -> dict[str, np.ndarray]:
     """The tensors of a `state_dict` by name, floating-point ones as float32.
 
     Args:
       members: of the zip archive.
       most_bytes: that all arrays together may take.
+      nested: a dictionary that holds more than tensors will do, too: the tensors in it, those of a
+        dictionary in it as `state_dict.NAME`, and nothing else.
 
     Raises:
       UserError: with the reason, a part of a sentence, why they are none.
@@ -73,6 +75,8 @@ def tensors(members: Mapping[str, bytes], most_bytes: int) -> dict[str, np.ndarr
     if len(members[pickle_name]) > LONGEST:
         raise UserError("it describes more than a list transformer, save its state_dict alone")
     state = _unpickled(members[pickle_name])
+    if nested:
+        state = dict(_tensors_in(state))
     if not isinstance(state, dict) or not all(isinstance(value, _Call) for value in state.values()):
         raise UserError(
             "it holds something else than a state_dict, which maps names to tensors, save model.state_dict()"
@@ -87,6 +91,17 @@ def tensors(members: Mapping[str, bytes], most_bytes: int) -> dict[str, np.ndarr
         if most_bytes < 0:
             raise UserError("its tensors share so many numbers that they would not fit, save copies of them")
     return arrays
+
+
+def _tensors_in(state: Any) -> Iterator[tuple[str, _Call]]:
+    """The tensors of a dictionary and of the dictionaries in it, with names of two parts."""
+    if not isinstance(state, dict):
+        raise UserError("it holds no dictionary of tensors, save a dictionary with a state_dict in it")
+    for name, value in state.items():
+        inner = value.items() if isinstance(value, dict) else ()
+        yield from ((f"{name}.{key}", part) for key, part in inner if isinstance(part, _Call))
+        if isinstance(value, _Call):
+            yield name, value
 
 
 class _Tensor(NamedTuple):

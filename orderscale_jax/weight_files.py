@@ -40,8 +40,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         return {name.removesuffix(".npy"): _npy(name, data) for name, data in _members(content).items()}
 
 
-def read_torch(path: Path) -> dict[str, np.ndarray]:
+def read_torch(path: Path, *, nested: bool = False) -> dict[str, np.ndarray]:
     """The tensors of a PyTorch `state_dict`, floating-point ones as float32.
+
+    With `nested` a dictionary that holds a `state_dict` and more will do, see `torch_pickle.tensors`.
 
     Raises:
       UserError: it is something else, is damaged, or holds a tensor that is no plain array of numbers.
@@ -54,7 +56,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
                 "it has the format of PyTorch before 1.6, in which damage cannot be noticed; "
                 "save it again with torch.save(torch.load(FILE), FILE)"
             )
-        return torch_pickle.tensors(_members(content), _most_bytes(content))
+        return torch_pickle.tensors(_members(content), _most_bytes(content), nested=nested)
 
 
 def _content(path: Path) -> bytes:

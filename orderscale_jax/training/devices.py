@@ -60,18 +60,21 @@ def place(n_runs: int, batch_size: int, devices: Sequence[jax.Device] | None = N
     """Lays runs over devices, the local ones unless others are given; fewer than all where neither runs
     nor batch divide evenly."""
     devices = jax.local_devices() if devices is None else devices
-    platform = devices[0].platform
-    vectorize = platform != "cpu" and n_runs > 1
-    for n_devices in range(min(len(devices), n_runs), 1, -1):
-        if n_runs % n_devices == 0:
-            break
-    else:
-        n_devices = 1
-    kernel = _kernel(devices[0]) if is_worthwhile(platform, n_runs // n_devices) else None
-    if n_devices > 1:
-        return Placement(n_runs, n_devices, "runs", vectorize, platform, kernel)
+    placement = lay_out(n_runs, devices)
+    n_each = n_runs // placement.n_devices
+    kernel = _kernel(devices[0]) if is_worthwhile(placement.platform, n_each) else None
+    if placement.n_devices > 1:
+        return dataclasses.replace(placement, kernel=kernel)
     n_devices = max(d for d in range(1, len(devices) + 1) if batch_size % d == 0)
-    return Placement(n_runs, n_devices, "batch", vectorize, platform, kernel)
+    return dataclasses.replace(placement, n_devices=n_devices, split="batch", kernel=kernel)
+
+
+def lay_out(n_runs: int, devices: Sequence[jax.Device] | None = None) -> Placement:
+    """Lays whole runs over devices, as many as divide them evenly, for programs that have no kernel."""
+    devices = jax.local_devices() if devices is None else devices
+    n_devices = max(d for d in range(1, min(len(devices), n_runs) + 1) if n_runs % d == 0)
+    platform = devices[0].platform
+    return Placement(n_runs, n_devices, "runs", platform != "cpu" and n_runs > 1, platform)
 
 
 def is_worthwhile(platform: str, n_runs: int) -> bool:

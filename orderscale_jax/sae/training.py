@@ -1,0 +1,397 @@
+"""Training of sparse autoencoders: a run as a pure function of its seed, and many of them in one program.
+
+One compiled call takes every run over a stretch of steps. Runs of one program have the same family, width
+and number of steps; their seeds, inputs, learning rates, k and penalties may differ.
+
+Dimensions: B lists of a batch, M training lists, D model, F latents, R runs, S sets of inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from orderscale_jax.model.numerics import matmul
+from orderscale_jax.sae.autoencoder import Fixed, SparseAutoencoder
+from orderscale_jax.sae.config import SAEConfig
+from orderscale_jax.sae.selection import threshold_of_largest
+from orderscale_jax.training.batches import permuted
+from orderscale_jax.training.devices import MAPPED, Placement, jitted
+from orderscale_jax.training.step import clip_by_global_norm
+
+STRETCH = 250  # steps of a compiled call
+MEDIAN_ROUNDS, MEDIAN_TOLERANCE = 100, 1e-5  # of Weiszfeld's algorithm
+SMALLEST_NORM = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hyper:
+    """What may differ between runs of one program, as scalars []."""
+
+    k: jax.Array
+    learning_rate: jax.Array
+    penalty: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SAERun:
+    """The whole state of one run (scalars are arrays []).
+
+    Attributes:
+      seed: decides the first weights and the batches.
+      source: which of the S sets of inputs it is trained on.
+      step: steps so far.
+      params, fixed: the arrays of the SAE, trained and not.
+      optimizer: Adam's state.
+      unfired [F]: samples since a latent last fired.
+      search: the last batch's threshold and the slope at it, where the next search begins.
+      hyper: what may differ.
+      loss: mean squared error, summed over D, of the last step.
+    """
+
+    seed: jax.Array
+    source: jax.Array
+    step: jax.Array
+    params: Any
+    fixed: Any
+    optimizer: Any
+    unfired: jax.Array
+    search: tuple[jax.Array, jax.Array]
+    hyper: Hyper
+    loss: jax.Array
+
+
+def hyper_of(config: SAEConfig) -> Hyper:
+    """The numbers of a configuration."""
+    return Hyper(
+        k=jnp.int32(config.k),
+        learning_rate=jnp.float32(config.learning_rate),
+        penalty=jnp.float32(config.weight_of_penalty),
+    )
+
+
+def start(config: SAEConfig, seed, source, hyper: Hyper, inputs) -> SAERun:
+    """A run before its first step, for inputs [S, M, D]: SEP less nothing."""
+    sep = inputs[source]
+    sae = SparseAutoencoder(config, sep.shape[-1], rngs=nnx.Rngs(params=_key(seed, "init")))
+    sae.act_mean.set_value(sep.mean(0))
+    x = _batch(config, seed, jnp.int32(0), sep, sep.mean(0))
+    sae.b_dec.set_value(geometric_median(x))
+    if config.family == "binary":  # its rows carry the size of what they stand for
+        size = jnp.sqrt(((x - sae.b_dec[...]) ** 2).sum(-1).mean() / hyper.k)
+        sae.W_dec.set_value(sae.W_dec[...] * size)
+    _, params, fixed = nnx.split(sae, nnx.Param, Fixed)
+    return SAERun(
+        seed=jnp.asarray(seed, jnp.uint32),
+        source=jnp.asarray(source, jnp.int32),
+        step=jnp.int32(0),
+        params=params,
+        fixed=fixed,
+        optimizer=_optimizer(config, hyper).init(params),
+        unfired=jnp.zeros(config.width, jnp.int32),
+        search=(jnp.float32(0), jnp.float32(config.batch_size)),
+        hyper=hyper,
+        loss=jnp.float32(jnp.nan),
+    )
+
+
+def advance(config: SAEConfig, n_steps: int, run: SAERun, inputs) -> SAERun:
+    """The run `n_steps` steps on."""
+    sep = inputs[run.source]
+    state = dataclasses.replace(run, seed=None, source=None, hyper=None)
+
+    def body(state, _):
+        whole = dataclasses.replace(state, seed=run.seed, source=run.source, hyper=run.hyper)
+        whole = step(config, whole, sep)
+        return dataclasses.replace(whole, seed=None, source=None, hyper=None), None
+
+    state, _ = jax.lax.scan(body, state, length=n_steps)
+    return dataclasses.replace(state, seed=run.seed, source=run.source, hyper=run.hyper)
+
+
+def step(config: SAEConfig, run: SAERun, sep) -> SAERun:
+    """One step on a batch of SEP [M, D]."""
+    sae = bind(config, run.params, run.fixed)
+    x = _batch(config, run.seed, run.step, sep, sae.act_mean[...])
+    (_, seen), gradient = jax.value_and_grad(_loss, argnums=1, has_aux=True)(config, run.params, run, x)
+    if config.family != "binary":
+        gradient.W_dec.set_value(_less_parallel(gradient.W_dec[...], run.params.W_dec[...]))
+    updates, optimizer = _optimizer(config, run.hyper).update(gradient, run.optimizer, run.params)
+    params = optax.apply_updates(run.params, updates)
+    if config.family != "binary":
+        W_dec = params.W_dec[...]
+        params.W_dec.set_value(
+            W_dec / jnp.maximum(jnp.linalg.norm(W_dec, axis=-1, keepdims=True), SMALLEST_NORM)
+        )
+    return dataclasses.replace(
+        run,
+        step=run.step + 1,
+        params=params,
+        fixed=_followed(config, run, seen),
+        optimizer=optimizer,
+        unfired=seen["unfired"],
+        search=seen["search"],
+        loss=seen["loss"],
+    )
+
+
+def bind(config: SAEConfig, params, fixed) -> SparseAutoencoder:
+    """The SAE with these arrays."""
+    return nnx.merge(_graphdef(config, params.b_dec.shape[-1]), params, fixed)
+
+
+@functools.cache
+def _graphdef(config: SAEConfig, d_model: int):
+    sae = nnx.eval_shape(lambda: SparseAutoencoder(config, d_model, rngs=nnx.Rngs(0)))
+    return nnx.split(sae, nnx.Param, Fixed)[0]
+
+
+def _loss(config: SAEConfig, params, run: SAERun, x):
+    """What is minimised, of inputs [B, D]; and what was seen on the way."""
+    sae = bind(config, params, run.fixed)
+    latents, penalty, search, least = _train_latents(config, sae, run, x)
+    errors = []
+    for end in config.nested:
+        error = _combine(latents[:, :end], sae.W_dec[...][:end]) + sae.b_dec[...] - x
+        errors.append((error**2).sum(-1).mean())
+    fired = jax.lax.stop_gradient(latents).max(0) > 0
+    unfired = jnp.where(fired, 0, jnp.minimum(run.unfired, config.dead_after) + len(x))
+    value = sum(errors) / len(errors) + penalty
+    if config.aux and config.family not in ("jumprelu", "l1"):
+        value = value + config.aux * _auxiliary(config, sae, x, error, unfired >= config.dead_after)
+    seen = {"loss": errors[-1], "unfired": unfired, "search": search, "least": least}
+    return value, seen
+
+
+def _train_latents(config: SAEConfig, sae: SparseAutoencoder, run: SAERun, x):
+    """Latents [B, F] as they are in training, their penalty, and what the search for a threshold found."""
+    before = sae.preactivations(x)
+    fixed = jax.lax.stop_gradient(before)
+    nothing = run.search, jnp.float32(0)
+    warm = jnp.minimum(run.step / max(1, 2 * config.warmup_steps), 1.0)
+    if config.family == "l1":
+        latents = jax.nn.relu(before)
+        return latents, run.hyper.penalty * warm * latents.sum(-1).mean(), *nothing
+    if config.family == "jumprelu":
+        latents, is_on = _jump(before, sae.threshold[...], config.bandwidth)
+        excess = is_on.sum(-1).mean() / run.hyper.k - 1
+        return latents, run.hyper.penalty * warm * excess**2, *nothing
+    if config.family == "topk":
+        return jnp.where(fixed >= _kth_largest(fixed, run.hyper.k), before, 0), 0.0, *nothing
+    threshold, least, slope = threshold_of_largest(fixed, run.hyper.k * len(x), *run.search)
+    is_kept = fixed > threshold
+    latents = jnp.where(is_kept, before, 0)
+    if config.family == "binary":
+        # Forward 1 or 0; backward as if the step at the threshold were a sigmoid of the input's scale.
+        soft = jax.nn.sigmoid((before - threshold) / jnp.maximum(threshold, SMALLEST_NORM))
+        latents = is_kept + soft - jax.lax.stop_gradient(soft)
+    return latents, 0.0, (threshold, slope), least
+
+
+@jax.custom_vjp
+def _combine(latents, rows):
+    """latents [B, F] times rows [F, D]. The gradient of the rows is computed as the transpose of [D, F],
+    which takes a CPU half the time."""
+    return matmul(latents, rows)
+
+
+def _combine_forward(latents, rows):
+    return matmul(latents, rows), (latents, rows)
+
+
+def _combine_backward(kept, gradient):
+    latents, rows = kept
+    of_rows = jax.lax.optimization_barrier(matmul(gradient.T, latents)).T  # else XLA turns it round again
+    return matmul(gradient, rows.T), of_rows
+
+
+_combine.defvjp(_combine_forward, _combine_backward)
+
+
+def _kth_largest(values, k):
+    """The k-th largest number of each row [B, 1], or the smallest positive one where fewer are positive."""
+
+    def next_one(_, last):
+        return jnp.where(values < last, values, 0).max(-1, keepdims=True)
+
+    found = jax.lax.fori_loop(0, k, next_one, jnp.full((len(values), 1), jnp.inf))
+    return jnp.maximum(found, jnp.finfo(jnp.float32).tiny)
+
+
+def _auxiliary(config: SAEConfig, sae: SparseAutoencoder, x, error, is_dead):
+    """How badly dead latents reconstruct what the others have left, as a share of it (arXiv 2406.04093)."""
+    left = jax.lax.stop_gradient(-error)
+
+    def some():
+        positive = jax.nn.relu(sae.preactivations(x)) * is_dead
+        n_used = jnp.minimum(x.shape[-1] // 2, is_dead.sum())
+        least = _row_threshold(jax.lax.stop_gradient(positive), n_used)
+        rebuilt = matmul(jnp.where(positive > least, positive, 0), sae.W_dec[...])
+        total = ((left - left.mean(0)) ** 2).sum(-1).mean()
+        return ((left - rebuilt) ** 2).sum(-1).mean() / jnp.maximum(total, SMALLEST_NORM)
+
+    return jax.lax.cond(is_dead.any(), some, lambda: jnp.float32(0))
+
+
+def _row_threshold(values, n):
+    """Thresholds [B, 1] above which lie at most `n` numbers of each row, nearly the largest."""
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        is_many = jnp.where(values > middle, 1.0, 0.0).sum(-1, keepdims=True) > n
+        return jnp.where(is_many, middle, low), jnp.where(is_many, high, middle)
+
+    high = values.max(-1, keepdims=True)
+    is_few = jnp.where(values > 0, 1.0, 0.0).sum(-1, keepdims=True) <= n
+    bounds = jax.lax.cond(
+        is_few.all(),
+        lambda: (jnp.zeros_like(high), jnp.zeros_like(high)),
+        lambda: jax.lax.fori_loop(0, ROW_ROUNDS, halve, (jnp.zeros_like(high), high)),
+    )
+    return jnp.where(is_few, 0, bounds[1])
+
+
+ROW_ROUNDS = 16  # of bisection: 1/65,536 of the largest
+
+
+@jax.custom_vjp
+def _jump(before, threshold, bandwidth):
+    """(latents, whether they are on) of preactivations [B, F] and thresholds [F]; see arXiv 2407.14435 for
+    the derivative by the threshold, which is that of a step smoothed over the bandwidth."""
+    is_on = before > threshold
+    return jnp.where(is_on, before, 0), is_on.astype(before.dtype)
+
+
+def _jump_forward(before, threshold, bandwidth):
+    return _jump(before, threshold, bandwidth), (before, threshold, bandwidth)
+
+
+def _jump_backward(kept, gradients):
+    before, threshold, bandwidth = kept
+    of_latents, of_on = gradients
+    is_close = jnp.abs(before - threshold) < bandwidth / 2
+    by_threshold = -jnp.where(is_close, (threshold * of_latents + of_on) / bandwidth, 0).sum(0)
+    return jnp.where(before > threshold, of_latents, 0), by_threshold, None
+
+
+_jump.defvjp(_jump_forward, _jump_backward)
+
+
+def _followed(config: SAEConfig, run: SAERun, seen: dict[str, Any]):
+    """The arrays that no gradient trains, after a step."""
+    if "threshold" not in run.fixed:
+        return run.fixed
+    old, least = run.fixed.threshold[...], seen["least"]
+    least = jnp.where(jnp.isfinite(least), least, 0.0)
+    rate = config.threshold_decay
+    new = jnp.where(old < 0, least, rate * old + (1 - rate) * least)
+    fixed = jax.tree.map(lambda x: x, run.fixed)
+    fixed.threshold.set_value(jnp.where(run.step > config.threshold_start, new, old))
+    return fixed
+
+
+def _less_parallel(gradient, rows):
+    """The gradient of rows [F, D] without the part along each."""
+    unit = rows / (jnp.linalg.norm(rows, axis=-1, keepdims=True) + SMALLEST_NORM)
+    return gradient - (gradient * unit).sum(-1, keepdims=True) * unit
+
+
+def _optimizer(config: SAEConfig, hyper: Hyper) -> optax.GradientTransformation:
+    def rate(count):
+        return hyper.learning_rate * jnp.minimum(count / max(1, config.warmup_steps), 1.0)
+
+    return optax.chain(
+        clip_by_global_norm(config.max_grad_norm),
+        optax.scale_by_adam(b1=0.0 if config.family == "jumprelu" else 0.9),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _batch(config: SAEConfig, seed, step, sep, mean):
+    """Inputs [B, D] of a step: B of M lists, each at most once, in an order of this step's own."""
+    order = jax.random.fold_in(_key(seed, "batches"), step)
+    return sep[permuted(order, jnp.arange(config.batch_size), len(sep))] - mean
+
+
+def geometric_median(points):
+    """The point [D] with the least sum of distances to points [B, D], by Weiszfeld's algorithm."""
+
+    def is_open(state):
+        i, guess, last = state
+        return (i < MEDIAN_ROUNDS) & ~(jnp.linalg.norm(guess - last) < MEDIAN_TOLERANCE)
+
+    def better(state):
+        i, guess, _ = state
+        weights = 1 / jnp.maximum(jnp.linalg.norm(points - guess, axis=-1), SMALLEST_NORM)
+        return i + 1, matmul(weights / weights.sum(), points), guess
+
+    mean = points.mean(0)
+    return jax.lax.while_loop(is_open, better, (0, mean, jnp.full_like(mean, jnp.inf)))[1]
+
+
+def _key(seed, purpose: str):
+    number = ("init", "batches").index(purpose)
+    return jax.random.fold_in(jax.random.key(seed), number)
+
+
+class CompiledSAETraining:
+    """Runs, placed and compiled: calling it takes each of them `n_steps` on.
+
+    Runs have a leading axis R outside (`load`, `fetch`) and the placement's own layout inside. For `devices`
+    that are not here it can be compiled, not called.
+    """
+
+    def __init__(
+        self,
+        config: SAEConfig,
+        n_steps: int,
+        placement: Placement,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        self.placement = placement
+        many = functools.partial(_advance_all, config, n_steps, placement.vectorize)
+        donate = {"donate_argnums": 0}
+        if placement.n_devices == 1:
+            self.call: Callable = jitted(many, None if devices is None else devices[0], **donate)
+        else:
+            devices = (jax.local_devices() if devices is None else devices)[: placement.n_devices]
+            self.call = MAPPED(many, devices, (0, None), 0, donate)
+
+    def __call__(self, runs: SAERun, inputs) -> SAERun:
+        return self.call(runs, inputs)
+
+    def load(self, runs: SAERun) -> SAERun:
+        """Runs [R, …] in the placement's layout."""
+        if self.placement.n_devices == 1:
+            return jax.tree.map(lambda x: jnp.array(np.asarray(x)), runs)  # a copy: the call consumes it
+        shape = self.placement.n_devices, -1
+        return jax.tree.map(lambda x: np.asarray(x).reshape(*shape, *x.shape[1:]), runs)
+
+    def fetch(self, runs: SAERun) -> SAERun:
+        """Runs in the placement's layout as host arrays [R, …]."""
+        runs = jax.device_get(runs)
+        if self.placement.n_devices == 1:
+            return runs
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), runs)
+
+
+def _advance_all(config: SAEConfig, n_steps: int, vectorize: bool, runs: SAERun, inputs):
+    one = functools.partial(advance, config, n_steps, inputs=inputs)
+    return jax.vmap(one)(runs) if vectorize else jax.lax.map(one, runs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def start_runs(config: SAEConfig, seeds, sources, hypers: Hyper, inputs) -> SAERun:
+    """Runs [R, …] before their first step, for seeds [R], sources [R] and numbers [R, …]."""
+    return jax.lax.map(lambda x: start(config, *x, inputs), (seeds, sources, hypers))
