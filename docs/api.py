@@ -32,6 +32,7 @@ MODULES = {  # in the order of the page, and of modules that have no `__all__` w
     ".training.sweep_results": ("summarize", "compare_survival", "wilson_interval"),
     ".analysis": None,
     ".circuits": None,
+    ".sae": None,
     ".census": ("examine", "summarize", "jaccard"),
     ".explorer": None,
     ".figures": None,

@@ -76,7 +76,10 @@ def tensors(members: Mapping[str, bytes], most_bytes: int, *, nested: bool = Fal
         raise UserError("it describes more than a list transformer, save its state_dict alone")
     state = _unpickled(members[pickle_name])
     if nested:
-        state = dict(_tensors_in(state))
+        found = list(_tensors_in(state))
+        state = dict(found)
+        if len(state) < len(found):
+            raise UserError("two of its arrays have the same name, rename one")
     if not isinstance(state, dict) or not all(isinstance(value, _Call) for value in state.values()):
         raise UserError(
             "it holds something else than a state_dict, which maps names to tensors, save model.state_dict()"

@@ -19,6 +19,7 @@ from orderscale_jax.cli import machine
 from orderscale_jax.config import LAST_SCORES, Setup, TrainConfig, as_drawn
 from orderscale_jax.errors import MissingPackage, UserError
 from orderscale_jax.model import ModelConfig
+from orderscale_jax.sae import SAEConfig
 from orderscale_jax.task import TaskConfig, make_split
 
 
@@ -42,7 +43,8 @@ def small_programs(kernel, n_devices=1):
     for name, (n_layers, list_len) in command.ANALYSED.items():
         setup, split = small(n_layers, list_len)
         analysed[name] = setup.model, split
-    return {program.name: program for program in all_programs(trained, analysed, 4, n_devices, kernel)}
+    saes = [SAEConfig(width=8, k=2, batch_size=16)]
+    return {program.name: program for program in all_programs(trained, analysed, 4, n_devices, kernel, saes)}
 
 
 PROGRAMS = {platform: small_programs(kernel) for platform, kernel in (("cuda", "gpu"), ("tpu", "tpu"))}
@@ -84,6 +86,7 @@ def test_what_is_compiled():
         *("observation_two_layers", "ablation_two_layers_renormalize", "ablation_two_layers_zero"),
         *("observation_three_layers", "ablation_three_layers_renormalize", "ablation_three_layers_zero"),
         *("observation_three_digits", "ablation_three_digits_renormalize", "ablation_three_digits_zero"),
+        *("sae_step_batch_topk_8_latents_1_run", "sae_step_batch_topk_8_latents_4_runs"),
     ]
     several = {
         "stretch_from_set_4_runs_4_devices_by_runs": 5,

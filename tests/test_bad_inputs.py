@@ -13,15 +13,18 @@ import ml_collections
 import numpy as np
 import pytest
 from conftest import VARIANTS, random_model
+from flax import nnx
 from matplotlib.figure import Figure
 
-from orderscale_jax import analysis, checkpoint, convert, explorer, figures, report
+from orderscale_jax import analysis, checkpoint, convert, explorer, figures, report, sae
 from orderscale_jax.config import TrainConfig, as_drawn, check_config, check_sweep, default_config
 from orderscale_jax.config import train_config as read_train
 from orderscale_jax.errors import UserError
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import Interventions, ListTransformer, ModelConfig, cut, keep_weights, patch
 from orderscale_jax.model.transformer import matching_arrays
+from orderscale_jax.sae import store
+from orderscale_jax.sae.autoencoder import from_named_arrays, named_arrays
 from orderscale_jax.task import TaskConfig, make_split, tokens
 from orderscale_jax.training import sweep, sweep_results, sweep_rows, workdir
 from orderscale_jax.training.ensemble import make_setup
@@ -444,6 +447,32 @@ def summary(**changes):
     return sweep_results.summarize([row | changes])[0]
 
 
+VIEW = sae.view_sep(MODEL, TaskConfig(n_digits=5))  # 25 lists, of which 20 train
+SMALL_SAE = sae.SAEConfig(width=6, k=2, steps=2, batch_size=4)
+SAE = sae.SparseAutoencoder(SMALL_SAE, 8, rngs=nnx.Rngs(0))
+ENCODED = sae.encode_lists(SAE, VIEW)
+SOURCE = sae.source(MODEL, TaskConfig(n_digits=5))
+
+
+def trained_on(sources, **changes):
+    """What training one SAE gives, on other sources or with other options."""
+    config = sae.SAEConfig(**{"width": 6, "k": 2, "steps": 2, "batch_size": 4} | changes)
+    return sae.train([sae.Job(config, 0, "m")], sources, "new")
+
+
+def regions(**changes):
+    """Where lists are reversed, with other arguments."""
+    given = {"readout": VIEW.readout, "lists": VIEW.lists, "base": VIEW.sep, "vector": VIEW.sep}
+    return sae.reversal_regions(**given | changes)
+
+
+def with_array(**changes):
+    """An SAE with other arrays."""
+    found = named_arrays(SAE) | changes
+    found = {name: array for name, array in found.items() if array is not None}
+    return from_named_arrays(SMALL_SAE, found)
+
+
 FUNCTIONS = {
     # (what is called, words of the error)
     "task: length of none": (lambda: TaskConfig(list_len=0), "task.list_len must be at least 1"),
@@ -786,6 +815,231 @@ FUNCTIONS = {
     "results: nothing": (lambda: sweep_results.summarize([]), "there are no results to summarise"),
     "results: column": (lambda: sweep_results.summarize([{"seed": 1}], ("depth",)), "have no column 'depth'"),
     "results: rate": (lambda: sweep_results.wilson_interval(3, 2), "a rate needs 0 <= successes <= runs"),
+    "sae config: a dict": (
+        lambda: sae.SAEConfig({"width": 3}),
+        "sae.family must be a word, got {'width': 3}",
+    ),
+    "sae config: family": (lambda: sae.SAEConfig("gated"), "sae.family must be one of batch_topk, topk"),
+    "sae config: no width": (lambda: sae.SAEConfig(width=0), "sae.width must be at least 1"),
+    "sae config: wide": (lambda: sae.SAEConfig(width=10**6), "sae.width must be at most 65,536"),
+    "sae config: large batch": (
+        lambda: sae.SAEConfig(width=2**16),
+        "at most 2^24, got 268,435,456: give a s",
+    ),
+    "sae config: k": (lambda: sae.SAEConfig(k=200), "sae.k=200 keeps more latents than there are"),
+    "sae config: half a k": (lambda: sae.SAEConfig(k=2.5), "sae.k must be a whole number, got 2.5"),
+    "sae config: rate": (lambda: sae.SAEConfig(learning_rate=0), "sae.learning_rate must be positive"),
+    "sae config: rate NaN": (lambda: sae.SAEConfig(learning_rate=NAN), "must be a finite number of 32 bits"),
+    "sae config: penalty": (lambda: sae.SAEConfig(penalty=0.1), "sae.penalty is for jumprelu and l1 and not"),
+    "sae config: below 0": (lambda: sae.SAEConfig("l1", penalty=-1), "not negative; got -1 with family l1"),
+    "sae config: decay": (lambda: sae.SAEConfig(threshold_decay=1), "must be from 0 to below 1, got 1"),
+    "sae config: steps": (lambda: sae.SAEConfig(steps=2**30), "sae.steps must be below 2^30"),
+    "sae config: aux": (lambda: sae.SAEConfig(aux=-0.1), "sae.aux must be at least 0"),
+    "sae: of a dict": (
+        lambda: sae.SparseAutoencoder({"width": 3}, 8, rngs=nnx.Rngs(0)),
+        "SAEConfig, got dict",
+    ),
+    "sae: width as text": (
+        lambda: sae.SparseAutoencoder(SMALL_SAE, "8", rngs=nnx.Rngs(0)),
+        "d_model must be a whole number from 1 on, got '8'",
+    ),
+    "sae: SEP of another width": (
+        lambda: SAE.encode(np.ones((3, 7))),
+        "sep must have shape [B, 8], got [3, 7]",
+    ),
+    "sae: one number": (lambda: SAE(np.ones((3, 1))), "sep must have shape [B, 8], got [3, 1]"),
+    "sae: one SEP": (lambda: SAE.encode(np.ones(8)), "sep must have shape [B, 8], got [8]"),
+    "sae: lists": (lambda: SAE.encode(LISTS), "sep must have shape [B, 8], got [4, 2]"),
+    "sae: SEP of text": (lambda: SAE.encode([["a"] * 8]), "sep must hold numbers"),
+    "sae: traced": (lambda: jax.jit(SAE.encode)(jnp.ones((3, 7))), "sep must have shape [B, 8], got [3, 7]"),
+    "sae: latents of SEP": (lambda: SAE.decode(VIEW.sep), "latents must have shape [B, 6], got [25, 8]"),
+    "sae arrays: missing": (lambda: with_array(W_dec=None), "array W_dec is missing"),
+    "sae arrays: unknown": (
+        lambda: with_array(x=np.ones(3)),
+        "array x does not belong to a sparse autoencod",
+    ),
+    "sae arrays: shape": (lambda: with_array(b_enc=np.ones(5)), "array b_enc has shape [5], expected [6]"),
+    "sae arrays: text": (lambda: with_array(b_enc=["a"] * 6), "array b_enc must hold numbers"),
+    "sae arrays: NaN": (lambda: with_array(b_enc=np.full(6, NAN)), "array b_enc must hold finite numbers"),
+    "sae arrays: a list": (lambda: from_named_arrays(SMALL_SAE, [1]), "arrays must be a Mapping, got list"),
+    "view: three layers": (
+        lambda: sae.view_sep(LONG, TaskConfig(n_digits=5, list_len=3)),
+        "where two equations describe the model: ",
+    ),
+    "view: other task": (
+        lambda: sae.view_sep(MODEL, TaskConfig()),
+        "the task has lists of 2 of 100 digits, and the model has 2 of 5: give the task of the model",
+    ),
+    "view: swapped": (lambda: sae.view_sep(TaskConfig(), MODEL), "model must be a ListTransformer, got Task"),
+    "view: model's options": (lambda: sae.view_sep(MODEL, CONFIG), "config must be a TaskConfig, got ModelC"),
+    "view: NaN": (
+        lambda: sae.view_sep(broken(), TaskConfig(n_digits=5)),
+        "some weights of this model are not",
+    ),
+    "view: many digits": (
+        lambda: sae.view_sep(random_model(ModelConfig(d_model=8, n_digits=300)), TaskConfig(n_digits=300)),
+        "at most those of 200 digits; this model has 300 digits",
+    ),
+    "view: group": (lambda: VIEW.group("test"), "no group 'test' of lists; there are all, training, valid"),
+    "readout: width": (
+        lambda: VIEW.readout.logits(np.ones((3, 7))),
+        "sep must have shape [B, 8], got [3, 7]",
+    ),
+    "readout: one SEP": (lambda: VIEW.readout.answers(np.ones(8)), "sep must have shape [B, 8], got [8]"),
+    "readout: gate": (lambda: VIEW.readout.gate(LISTS), "sep must have shape [B, 8], got [4, 2]"),
+    "encode: swapped": (lambda: sae.encode_lists(VIEW, SAE), "sae must be a SparseAutoencoder, got SepView"),
+    "encode: a model": (lambda: sae.encode_lists(SAE, MODEL), "view must be a SepView, got ListTransformer"),
+    "encode: other width": (
+        lambda: sae.encode_lists(sae.SparseAutoencoder(SMALL_SAE, 4, rngs=nnx.Rngs(0)), VIEW),
+        "the SAE reads residuals of width 4, and the model has 8: give the model that it was trained on",
+    ),
+    "encoded: latents": (
+        lambda: ENCODED.decode(np.ones((3, 8))),
+        "latents must have shape [B, 6], got [3, 8]",
+    ),
+    "fidelity: SAE": (lambda: sae.fidelity(SAE), "encoded must be an Encoded, got SparseAutoencoder"),
+    "sae judge: fewer": (lambda: sae.judge(VIEW.answers[:3], VIEW.lists), "must both have shape [B, 2]"),
+    "sae judge: none": (lambda: sae.judge(LISTS[:0], LISTS[:0]), "with at least one list; got [0, 2] and"),
+    "dictionary: SAE": (lambda: sae.match_dictionary(SAE), "encoded must be an Encoded, got SparseAutoenc"),
+    "peel: fewer": (
+        lambda: sae.peel(VIEW, ENCODED.latents[:3]),
+        "latents must have shape [25, F], got [3, 6]",
+    ),
+    "peel: encoded": (lambda: sae.peel(ENCODED, ENCODED.latents), "view must be a SepView, got Encoded"),
+    "agreement: one": (
+        lambda: sae.seed_agreement([np.ones((3, 8))]),
+        "between the decoders [F, D] of two SAEs",
+    ),
+    "agreement: rows": (
+        lambda: sae.seed_agreement([np.ones(8)] * 2),
+        "between the decoders [F, D] of two SAEs",
+    ),
+    "agreement: SAEs": (lambda: sae.seed_agreement([SAE, SAE]), "decoders must hold numbers, got object"),
+    "agreement: widths": (lambda: sae.seed_agreement([np.ones((3, 8)), np.ones((3, 7))]), "of the same D"),
+    "bins: none": (lambda: sae.in_bins(ENCODED.latents, 0), "n must be a whole number from 1 on; got 0"),
+    "bins: half": (lambda: sae.in_bins(ENCODED.latents, 1.5), "n must be a whole number from 1 on; got 1.5"),
+    "bins: one list": (lambda: sae.in_bins(ENCODED.latents[0], 2), "latents must have shape [B, F], got [6]"),
+    "bins: NaN": (lambda: sae.in_bins([[NAN]], 2), "latents must hold finite numbers"),
+    "grade: no bins": (lambda: sae.grade(ENCODED, 0, bins=[0]), "bins must be a whole number from 1 to 1000"),
+    "grade: one number": (lambda: sae.grade(ENCODED, 0, bins=3), "bins must be several numbers of values"),
+    "grade: nothing": (lambda: sae.grade(ENCODED, 0, bins=()), "bins must be several numbers of values"),
+    "grade: latent": (lambda: sae.grade(ENCODED, 6), "latents are indices from 0 to 5, each once; got 6"),
+    "grade: negative": (lambda: sae.grade(ENCODED, -1), "latents are indices from 0 to 5, each once; got -1"),
+    "grade: SAE": (lambda: sae.grade(SAE, 0), "encoded must be an Encoded, got SparseAutoencoder"),
+    "grade: draws": (lambda: sae.grade(ENCODED, 0, n_draws=0), "n_draws must be a whole number from 1 to"),
+    "steer: twice": (lambda: sae.steer(ENCODED, [1, 1]), "from 0 to 5, each once; got [1, 1]"),
+    "steer: none": (lambda: sae.steer(ENCODED, []), "latents are indices from 0 to 5, each once; got []"),
+    "steer: half": (lambda: sae.steer(ENCODED, 0.5), "latents are indices from 0 to 5, each once; got 0.5"),
+    "steer: truth values": (lambda: sae.steer(ENCODED, [True, False]), "latents are indices from 0 to 5"),
+    "steer: ragged": (lambda: sae.steer(ENCODED, [[0], [1, 2]]), "latents are indices from 0 to 5"),
+    "steer: scales": (lambda: sae.steer(ENCODED, 0, 3, 1), "scales go from low to high, both finite; got 3"),
+    "steer: endless": (lambda: sae.steer(ENCODED, 0, 0, float("inf")), "both finite; got 0 and inf"),
+    "steer: text": (lambda: sae.steer(ENCODED, 0, "a", "b"), "both finite; got 'a' and 'b'"),
+    "steer: SAE": (lambda: sae.steer(SAE, 0), "encoded must be an Encoded, got SparseAutoencoder"),
+    "steering: seed": (lambda: sae.study_steering(ENCODED, 0, seed=-1), "seed must be a whole number from 0"),
+    "regions: digits": (lambda: regions(lists=VIEW.lists + 1), "digits must lie in 0 … 4, got 1 … 5"),
+    "regions: negative": (lambda: regions(lists=VIEW.lists - 1), "digits must lie in 0 … 4, got -1 … 3"),
+    "regions: floats": (lambda: regions(lists=VIEW.lists / 1.0), "lists must hold integers, got float64"),
+    "regions: three digits": (lambda: regions(lists=[[0, 1, 2]]), "lists must have shape [B, 2], got [1, 3]"),
+    "regions: one vector": (lambda: regions(vector=VIEW.sep[0]), "vector must have shape [25, 8] or [1, 8]"),
+    "regions: fewer": (
+        lambda: regions(base=VIEW.sep[:3]),
+        "base must have shape [25, 8] or [1, 8], got [3, 8]",
+    ),
+    "regions: NaN": (lambda: regions(base=VIEW.sep * NAN), "base must hold finite numbers"),
+    "regions: a view": (lambda: regions(readout=VIEW), "readout must be a Readout, got SepView"),
+    "study of an SAE: swapped": (
+        lambda: sae.study_sae(VIEW, SAE),
+        "sae must be a SparseAutoencoder, got SepV",
+    ),
+    "study of an SAE: a model": (lambda: sae.study_sae(SAE, MODEL), "view must be a SepView, got ListTransf"),
+    "tabulate an SAE": (lambda: sae.tabulate(ENCODED), "SAEStudy, got Encoded"),
+    "job: a dict": (lambda: sae.Job({"width": 3}, 0, "m"), "SAEConfig, got dict"),
+    "job: seed": (lambda: sae.Job(SMALL_SAE, -1, "m"), "seed must be a whole number from 0 to"),
+    "job: a source": (lambda: sae.Job(SMALL_SAE, 0, SOURCE), "source must be a str, got Source"),
+    "grid: a dict": (lambda: sae.grid({}, {}, [0], "m"), "SAEConfig, got dict"),
+    "grid: axis": (
+        lambda: sae.grid(SMALL_SAE, {"depth": [1]}, [0], "m"),
+        "no option 'depth' of an SAE; there",
+    ),
+    "grid: a number": (
+        lambda: sae.grid(SMALL_SAE, {"k": 3}, [0], "m"),
+        "axis k needs values, each once; got 3",
+    ),
+    "grid: text": (
+        lambda: sae.grid(SMALL_SAE, {"family": "l1"}, [0], "m"),
+        "needs values, each once; got 'l1'",
+    ),
+    "grid: twice": (lambda: sae.grid(SMALL_SAE, {"k": [1, 1]}, [0], "m"), "values, each once; got [1, 1]"),
+    "grid: lists": (
+        lambda: sae.grid(SMALL_SAE, {"k": [[1]]}, [0], "m"),
+        "sae.k must be a whole number, got [1]",
+    ),
+    "grid: no axes": (lambda: sae.grid(SMALL_SAE, ["k"], [0], "m"), "axes must be a Mapping, got list"),
+    "grid: seeds": (lambda: sae.grid(SMALL_SAE, {}, 3, "m"), "an SAE needs seeds, each once; got 3"),
+    "grid: no seeds": (lambda: sae.grid(SMALL_SAE, {}, [], "m"), "an SAE needs seeds, each once; got []"),
+    "grid: width below k": (
+        lambda: sae.grid(SMALL_SAE, {"width": [1]}, [0], "m"),
+        "sae.k=2 keeps more latents",
+    ),
+    "train SAEs: none": (lambda: sae.train([], {"m": SOURCE}, "new"), "no SAE to train: give at least one"),
+    "train SAEs: one": (
+        lambda: sae.train(sae.Job(SMALL_SAE, 0, "m"), {"m": SOURCE}, "new"),
+        "jobs must be a Sequence, got Job",
+    ),
+    "train SAEs: options": (
+        lambda: sae.train([SMALL_SAE], {"m": SOURCE}, "new"),
+        "a job must be a Job, got SAE",
+    ),
+    "train SAEs: a source": (lambda: trained_on(SOURCE), "sources must be a Mapping, got Source"),
+    "train SAEs: a model": (
+        lambda: trained_on({"m": MODEL}),
+        "a source must be a Source, got ListTransformer",
+    ),
+    "train SAEs: name": (lambda: trained_on({"n": SOURCE}), "there is no model 'm'; there are n"),
+    "train SAEs: batch": (
+        lambda: trained_on({"m": SOURCE}, batch_size=21),
+        "sae.batch_size=21 is larger than the training set of 20 lists: give a smaller one",
+    ),
+    "train SAEs: twice": (
+        lambda: sae.train([sae.Job(SMALL_SAE, 0, "m")] * 2, {"m": SOURCE}, "new"),
+        "two SAEs would have the name m_batch_topk_w6_k2_lr0.001_seed0: they differ in no option",
+    ),
+    "train SAEs: no path": (
+        lambda: sae.train([sae.Job(SMALL_SAE, 0, "m")], {"m": SOURCE}, None),
+        "a path is text or a pathlib.Path, got None",
+    ),
+    "train SAEs: folder": (
+        lambda: sae.train([sae.Job(SMALL_SAE, 0, "m")], {"m": SOURCE}, "folder"),
+        "holds something else than SAEs: give another directory",
+    ),
+    "save SAE: swapped": (lambda: sae.save_sae(SAE, "new"), "sae must be a SparseAutoencoder, got str"),
+    "save SAE: about": (lambda: sae.save_sae("new", SAE, [1]), "about must be a Mapping, got list"),
+    "load SAE: file": (
+        lambda: sae.load_sae("file"),
+        "turn a .pt or .npz file into one with orderscale sae-imp",
+    ),
+    "load SAE: folder": (lambda: sae.load_sae("folder"), "is not a checkpoint of orderscale-jax"),
+    "load SAE: a model": (
+        lambda: sae.load_sae(checkpoint.PRETRAINED / "two_layer"),
+        "holds no sparse autoencoder, but a model or a training state",
+    ),
+    "load SAE: name": (
+        lambda: sae.load_pretrained_sae("four_layer"),
+        "no pretrained SAE 'four_layer'; there is",
+    ),
+    "SAE's model: other": (
+        lambda: store.check_model({"model_sha256": "x", "model": "mine"}, MODEL),
+        "this SAE was trained on another model (mine): give the checkpoint of that one",
+    ),
+    "SAE's model: swapped": (lambda: store.check_model(MODEL, {}), "about must be a Mapping, got ListTransf"),
+    "import SAE: text": (lambda: sae.import_sae("text.npz"), "text.npz is not an .npz file of plain arrays"),
+    "import SAE: no name": (lambda: sae.import_sae(None), "a path is text or a pathlib.Path, got None"),
+    "import SAE: folder": (
+        lambda: sae.import_sae("folder"),
+        "folder is a directory: give a .pt or .npz file",
+    ),
+    "import SAE: file": (lambda: sae.import_sae("file"), "file is not a PyTorch state_dict of plain tensors"),
 }
 OF_FILES = {
     # (what is called, the error, words of it)
@@ -801,6 +1055,15 @@ OF_FILES = {
         "folder is a directory: give",
     ),
     "no results": (lambda: sweep_rows.read_results("nowhere.csv"), FileNotFoundError, "nowhere.csv"),
+    "no SAE": (lambda: sae.load_sae("nowhere"), FileNotFoundError, "nowhere"),
+    "no file of an SAE": (lambda: sae.import_sae("no.pt"), FileNotFoundError, "there is no file no.pt"),
+    "an SAE in a file": (lambda: sae.save_sae("file/x", SAE), OSError, "file"),
+    "an SAE over others": (lambda: sae.save_sae("folder", SAE), FileExistsError, "folder"),
+    "SAEs in a file": (
+        lambda: sae.train([sae.Job(SMALL_SAE, 0, "m")], {"m": SOURCE}, "file/x"),
+        OSError,
+        "file",
+    ),
     "a figure in a file": (lambda: figures.save(Figure(), "file/x"), OSError, "file"),
     "a checkpoint in a file": (
         lambda: checkpoint.save_checkpoint("file/x", *checkpoint.load_pretrained("two_layer")),

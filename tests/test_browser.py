@@ -11,12 +11,24 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from flax import nnx
 from matplotlib.image import imread
 
 from orderscale_jax import load_pretrained
 from orderscale_jax.circuits import circuit_table
+from orderscale_jax.config import task_config
 from orderscale_jax.explorer import evaluate, explorer_html, film_model, page
 from orderscale_jax.explorer.film import load_film
+from orderscale_jax.model import ListTransformer, ModelConfig
+from orderscale_jax.sae import (
+    SAEConfig,
+    SparseAutoencoder,
+    encode_lists,
+    load_pretrained_sae,
+    reversal_regions,
+    steer,
+    view_sep,
+)
 from orderscale_jax.task import TaskConfig, make_split
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -25,13 +37,14 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs
 
 PAGE = Path(__file__).parents[1] / "docs" / "index.html"
 MODELS = ("two_layer", "two_layer_published", "two_layer_fresh", "three_layer")
-TABS = ("tour", "weights", "outputs", "circuits", "share")
+TABS = ("tour", "weights", "outputs", "latents", "circuits", "share")
 UNTOUCHED = {
     "cuts": [],
     "mode": "renormalize",
     "digit_weights": None,
     "position_weights": None,
     "patterns": {},
+    "latents": None,
 }
 
 
@@ -160,12 +173,130 @@ def test_the_page_computes_what_the_library_computes(open_page, name, step):
     assert found["at"] == logits.size
     assert found["most"] < 1e-3, found
     for state, of in zip(states[:5], logits, strict=False):
-        right, turned = ((of.argmax(-1) == x) for x in (lists, lists[:, ::-1]))
-        expected = np.select([right.all(1), turned.all(1), right.any(1)], [0, 1, 2], 3)
+        expected = outcomes_of(of.argmax(-1), lists)
         outcomes = js(
             tab, "(e, given) => e.outcomes(given)", {**state, "model": name, "step": step, "list": [0, 0]}
         )
         np.testing.assert_array_equal(np.array(outcomes)[lists @ (100, 1)], expected)
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    """The shipped SAE and all lists."""
+    model, config = load_pretrained("two_layer")
+    return encode_lists(load_pretrained_sae("two_layer")[0], view_sep(model, task_config(config)))
+
+
+def test_the_page_scales_latents_as_the_library_does(open_page, encoded):
+    """Logits of 40 lists under random states with scaled latents, and what becomes of all lists."""
+    tab, random = open_page(), np.random.default_rng(5)
+    lists, frequent = random.integers(0, 100, (40, 2)), np.argsort(encoded.firing)[-100:]
+    states = random_states("two_layer", 12, 11)
+    for state in states:
+        chosen = {113, *random.choice(frequent, 6).tolist()}
+        state["latents"] = {str(x): round(random.uniform(0, 6), 2) for x in chosen}
+    states[0]["latents"] = {}
+    compare = """(e, { states, lists }) => states.map((state) => lists.map((list) => {
+      return e.compute({ ...state, model: "two_layer", list }).logits;
+    }))"""
+    found = np.array(js(tab, compare, {"states": states, "lists": lists.tolist()}))
+    expected = np.stack([evaluate({"model": "two_layer"} | state, lists=lists) for state in states])
+    assert np.abs(found - expected).max() < 1e-3
+    of_sep = evaluate({"model": "two_layer"} | states[1] | {"latents": None}, lists=lists)
+    assert np.abs(found[1] - of_sep).max() > 1, "these states do not try the latents"
+    scales = np.ones(encoded.config.width)
+    scales[113] = 3.5
+    view = encoded.view
+    answers = view.readout.answers(encoded.decode(encoded.latents * scales))
+    outcomes = js(tab, "(e) => e.outcomes({ model: 'two_layer', latents: { 113: 3.5 } })")
+    np.testing.assert_array_equal(outcomes, outcomes_of(answers, view.lists))
+
+
+def outcomes_of(answers, lists):
+    right, turned = ((answers == x) for x in (lists, lists[:, ::-1]))
+    return np.select([right.all(1), turned.all(1), right.any(1)], [0, 1, 2], 3)
+
+
+FAMILY_THRESHOLDS = {
+    "batch_topk": 0.4,
+    "topk": -1,
+    "matryoshka": 0.4,
+    "jumprelu": None,
+    "l1": -1,
+    "binary": 0.4,
+}
+
+
+def test_latents_of_every_family(open_page, tmp_path):
+    """Small models with SAEs whose weights are random, a section for each."""
+    model = ListTransformer(ModelConfig(n_digits=12, d_model=16), rngs=nnx.Rngs(0))
+    model.embed.W_E[...] *= 3
+    random, sections, expected = np.random.default_rng(0), [], []
+    lists = np.indices((12, 12)).reshape(2, -1).T[::5]
+    for seed, (family, threshold) in enumerate(FAMILY_THRESHOLDS.items()):
+        sae = SparseAutoencoder(SAEConfig(family=family, width=24), 16, rngs=nnx.Rngs(seed))
+        sae.b_enc[...] = random.normal(0, 0.3, 24)
+        sae.b_dec[...] = random.normal(0, 0.3, 16)
+        sae.act_mean[...] = random.normal(0, 0.3, 16)
+        sae.threshold[...] = random.uniform(-0.5, 0.9, 24) if threshold is None else threshold
+        sections.append(explorer_html(model, sae=sae))
+        expected.append(evaluate({"latents": {"3": 4, 5: 0}}, model, lists, sae=sae))
+    html = f'<!doctype html><html lang="en"><title>x</title><body>{"".join(sections)}</body></html>'
+    (tmp_path / "page.html").write_text(html, "utf-8")
+    tab = open_page(url=(tmp_path / "page.html").as_uri())
+    found = tab.evaluate(
+        """(lists) => Array.from(document.querySelectorAll(".orderscale-explorer"), ({ explorer }) =>
+          lists.map((list) => explorer.compute({ list, latents: { 3: 4, 5: 0 } }).logits))""",
+        lists.tolist(),
+    )
+    for family, ours, theirs in zip(FAMILY_THRESHOLDS, found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=family)
+    assert len({round(float(x.sum()), 3) for x in expected}) == len(expected)
+
+
+def test_a_track_shows_where_a_list_is_reversed(open_page, encoded):
+    tab = open_page("#explorer?model=two_layer&list=26,1&tab=latents")
+    view, alone = encoded.view, steer(encoded, 113).regions
+    reversed_, not_ = np.flatnonzero(alone.exists), np.flatnonzero(~alone.exists)
+    for at in (*reversed_[:: len(reversed_) // 6], *not_[:: len(not_) // 3]):
+        js(tab, "(e, list) => e.change({ list })", view.lists[at].tolist())
+        track = el(tab, "slider latent 113").evaluate("(x) => x.style.getPropertyValue('--osx-parts')")
+        ends = [10 * float(x) for x in re.findall(r"map-1\) calc\([^*]*\* ([\d.]+)\)", track)]
+        np.testing.assert_allclose(ends, intervals_of(alone, at).ravel(), atol=1e-4)
+        sentence = el(tab, "slider latent 113").locator("xpath=..").inner_text()
+        assert ("Comes out reversed from" in sentence) == bool(ends)
+    # All latents that are on, while one more is scaled, and weights that the reader gives.
+    some = np.random.default_rng(2).permutation(10_000)[:150]
+    other = np.ones(encoded.config.width)
+    other[113] = 2
+    rows, latents = np.nonzero((encoded.latents[some] > 0) & (other == 1))
+    pairs = some[rows]
+    vectors = encoded.latents[pairs, latents, None] * encoded.decoder[latents]
+    bases = encoded.decode(encoded.latents[pairs] * other) - vectors
+    regions = reversal_regions(view.readout, view.lists[pairs], bases, vectors)
+    reversals = """(e, pairs) => pairs.map(([list, latent]) =>
+      e.reversals({ model: "two_layer", list, latents: { 113: 2 } }, latent))"""
+    asked = [[view.lists[at].tolist(), int(latent)] for at, latent in zip(pairs, latents, strict=True)]
+    for at, intervals in enumerate(js(tab, reversals, asked)):
+        found = np.array(intervals).reshape(-1, 2)
+        np.testing.assert_allclose(found, intervals_of(regions, at), atol=1e-3)
+    for change in (
+        {"patterns": {"L1 o2": [0.7, 0.3]}},
+        {"cuts": ["L1 o2<-o1"], "mode": "zero"},
+        {"digit_weights": "swap"},
+    ):
+        state = {"model": "two_layer", "list": [26, 1], **change}
+        intervals = js(tab, "(e, given) => e.reversals(given, 113)", state)
+        scales = np.linspace(0.013, 9.987, 200)
+        latents = [{**state, "latents": {"113": x}} for x in scales]
+        outcomes = js(tab, "(e, given) => given.map((x) => e.compute(x).outcome)", latents)
+        inside = np.any([(scales > a) & (scales < b) for a, b in intervals] or [scales < 0], axis=0)
+        np.testing.assert_array_equal(np.array(outcomes) == 1, inside)
+
+
+def intervals_of(regions, at):
+    both = np.stack([regions.starts[at], regions.ends[at]], 1)
+    return both[np.isfinite(both[:, 0])]
 
 
 def test_circuits_are_those_of_the_library(open_page):
@@ -238,6 +369,67 @@ def test_every_control_by_mouse(open_page):
     for name in TABS:
         el(tab, f"tab {name}").click()
         assert el(tab, f"panel {name}").is_visible() and state_of(tab)["tab"] == name
+
+
+def test_latents_by_mouse_and_keyboard(open_page):
+    tab = open_page("#explorer?model=two_layer&list=26,1&tab=latents")
+
+    def latents():
+        return state_of(tab)["latents"]
+
+    rows = el(tab, "saeRows").locator("tr")
+    assert latents() is None and not el(tab, "sae").is_checked() and rows.count() == 2
+    assert rows.all_inner_texts()[0].split()[-1] == "right"
+    el(tab, "sae").check()
+    assert latents() == {} and tab.locator("[data-node='2 1'] text").text_content() == "SAE"
+    el(tab, "undo").click()
+    assert latents() is None and not el(tab, "sae").is_checked()
+    slider = el(tab, "slider latent 113")
+    slider.fill("3.5")
+    assert latents() == {"113": 3.5} and said(tab) == [1, 26] and rows.count() == 3
+    assert rows.all_inner_texts()[2].split()[-1] == "reversed"
+    assert slider.get_attribute("aria-valuetext") == "3.50 times, reversed"
+    assert "latent 113 at 3.5 times its size" in el(tab, "words").inner_text()
+    slider.focus()
+    for _ in range(3):
+        tab.keyboard.press("ArrowRight")
+    assert (
+        latents() == {"113": 3.65}
+        and tab.evaluate("document.activeElement.dataset.el") == "slider latent 113"
+    )
+    given = json.loads(js(tab, "(e) => JSON.stringify(e.state())"))
+    counts = el(tab, "mapRows").locator("tr").nth(1).inner_text()
+    outcomes = js(tab, "(e) => e.outcomes(e.state())")
+    assert f"{outcomes.count(1):,}" in counts and 0 < outcomes.count(1) < 10_000
+    el(tab, "tab share").click()
+    assert json.loads(el(tab, "json").input_value())["latents"] == given["latents"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(el(tab, "python").input_value(), {})
+    assert [int(x) for x in re.findall(r"\d+", printed.getvalue())] == said(tab)
+    el(tab, "tab latents").click()
+    slider.fill("1")
+    assert latents() == {}
+    tab.get_by_label("Reverse the list by latent 113").click()
+    assert said(tab) == [1, 26] and 2.68 < latents()["113"] < 3.79
+    js(tab, "(e) => e.change({ list: [0, 1] })")
+    assert "Off in this list" in slider.locator("xpath=..").inner_text()
+    assert tab.get_by_label("Reverse the list by latent 113").is_disabled()
+    js(tab, "(e) => e.change({ list: [8, 8] })")
+    assert "nothing to reverse" in el(tab, "latentsRows").inner_text()
+    el(tab, "filmStep").fill("3")
+    assert latents() is None and state_of(tab)["step"] is not None
+    assert el(tab, "latentsWhy").inner_text().startswith("The autoencoder is of the trained model")
+    el(tab, "latentsOther").click()
+    assert state_of(tab)["step"] is None and el(tab, "latentsBody").is_visible()
+    slider.fill("0")
+    el(tab, "model").select_option("two_layer_fresh")
+    assert latents() is None
+    assert el(tab, "latentsWhy").inner_text() == "This page holds no autoencoder of two_layer_fresh."
+    el(tab, "undo").click()
+    assert latents() == {"113": 0} and el(tab, "latentsBody").is_visible()
+    el(tab, "restore").click()
+    assert latents() is None
 
 
 def test_every_control_by_keyboard(open_page):
@@ -406,6 +598,8 @@ STATES = (
         "position_weights": "even",
         "tab": "share",
     },
+    {"model": "two_layer", "list": [26, 1], "latents": {"64": 0, "113": 2.345}, "tab": "latents"},
+    {"model": "two_layer", "list": [26, 1], "latents": {}},
 )
 
 
@@ -439,6 +633,13 @@ BAD_ADDRESSES = {
     "list=1,2&list=3,4": "The address has “list” twice.",
     "__proto__=1": "The address has an unknown part “__proto__=1”.",
     "toString=": "The address has an unknown part “toString=”.",
+    "list=1,2&latents=128:1": "There is no latent “128”; there are 0 to 127.",
+    "list=1,2&latents=1:11": "The scale of latent 1 must be a number from 0 to 10; got 11.",
+    "list=1,2&latents=1": "The scale of latent 1 must be a number from 0 to 10; got NaN.",
+    "list=1,2&latents=": "There is no latent “”",
+    "list=1,2&latents=1:1,1:2": "The address has latent “1” twice.",
+    "model=three_layer&latents=unscaled": "This page holds no autoencoder of three_layer.",
+    "list=1,2&step=5300&latents=1:2": "The autoencoder is of the trained model, not of a step",
     "list=1,2&tour=9": "The tour has steps 1 to 5, not 9.",
 }
 
@@ -600,8 +801,8 @@ SMALLEST = """() => {
     const size = scale * parseFloat(getComputedStyle(node).fontSize);
     if (size < least) [least, of] = [size, walker.currentNode.textContent];
   }
-  const table = document.querySelector(".osx-scroll");
-  const cut = table.scrollWidth - table.clientWidth;
+  const tables = Array.from(document.querySelectorAll(".osx-counts"));
+  const cut = Math.max(...tables.map((table) => table.scrollWidth - table.parentElement.clientWidth));
   return { least, of, cut, wide: document.documentElement.scrollWidth - innerWidth,
     levels: Array.from(document.querySelectorAll("h1,h2,h3,h4,h5,h6"), (x) => Number(x.tagName[1])) };
 }"""
@@ -611,14 +812,16 @@ SMALLEST = """() => {
 @pytest.mark.parametrize("look", LOOKS)
 def test_it_can_be_read_by_all(open_page, look, width):
     tab = open_page(
-        "#explorer?model=two_layer&list=26,1&positions=swap&tab=share", width=width, **LOOKS[look]
+        "#explorer?model=two_layer&list=26,1&positions=swap&latents=113:3.5&tab=share",
+        width=width,
+        **LOOKS[look],
     )
     for name in TABS:
         el(tab, f"tab {name}").click()
         seen = tab.evaluate(SMALLEST)
         assert seen["least"] >= 12 and seen["wide"] <= 0 and seen["cut"] <= 0, seen
         assert seen["levels"][0] == 1 and np.diff(seen["levels"]).max() <= 1, "a heading level is skipped"
-        if name == "weights" or (look == "light" and width == 360):
+        if name in ("weights", "latents") or (look == "light" and width == 360):
             found = axe.run(tab)
             assert found.violations_count == 0, found.generate_report()
     if width == 360:
@@ -677,6 +880,7 @@ def test_a_section_in_another_page_leaves_its_address_alone(open_page, tmp_path)
     assert el(tab, "shareLink").first.is_hidden() and "model" not in json.loads(
         el(tab, "json").first.input_value()
     )
+    assert el(tab, "tab latents").first.is_hidden()
     tab.locator("[data-el='tab circuits']").first.click()
     assert "holds no table" in el(tab, "circuits").first.inner_text()
 
@@ -700,6 +904,17 @@ def test_speed_is_told(open_page, record_testsuite_property):
     told = {"first paint": paint} | {
         f"redraw of {x}, median": js(tab, redraw, x) for x in ("two_layer", "three_layer")
     }
+    scaled = """(e) => {
+      e.change({ model: "two_layer", digit_weights: null, position_weights: null, tab: "latents" });
+      const times = [];
+      for (let i = 0; i < 60; i++) {
+        const start = performance.now();
+        e.change({ latents: { 113: i / 6 } });
+        times.push(performance.now() - start);
+      }
+      return times.sort((a, b) => a - b)[30];
+    }"""
+    told["redraw with a scaled latent, median"] = js(tab, scaled)
     for what, milliseconds in told.items():
         print(f"{what}: {milliseconds:.0f} ms")
         record_testsuite_property(what, milliseconds)

@@ -20,6 +20,7 @@ from orderscale_jax.explorer import evaluate, explorer_html, film_model, page, w
 from orderscale_jax.explorer.film import load_film, rounded
 from orderscale_jax.explorer.tables import model_of, tables_of
 from orderscale_jax.model import ListTransformer, ModelConfig, cut
+from orderscale_jax.sae import SAEConfig, SparseAutoencoder, encode_lists, load_pretrained_sae, view_sep
 from orderscale_jax.task import TaskConfig, make_split
 
 N = 12
@@ -104,6 +105,79 @@ def test_weights_in_sep_do_what_the_analysis_of_order_does():
     assert order.exchange["positions"].reversed > 0.7 > order.exchange["alphas"].reversed
 
 
+def test_scaled_latents_stand_in_seps_place():
+    """As the study of the SAE has it, which computes the outputs from SEP alone."""
+    model, config = load_pretrained("two_layer")
+    sae, _ = load_pretrained_sae("two_layer")
+    encoded = encode_lists(sae, view_sep(model, task_config(config)))
+    at = np.random.default_rng(0).permutation(10_000)[:300]
+    lists, scales = encoded.view.lists[at], np.ones(sae.config.width)
+    for latents in ({}, {"113": 2.5, 50: 0}):
+        scales[[int(x) for x in latents]] = list(latents.values())
+        expected = encoded.view.readout.logits(encoded.decode(encoded.latents[at] * scales))
+        found = evaluate({"model": "two_layer", "latents": latents}, lists=lists)
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        np.testing.assert_array_equal(evaluate({"latents": latents}, model, lists, sae=sae), found)
+    # What a cut does to SEP comes first, and is what is encoded.
+    cut_off = evaluate({"latents": {}, "cuts": ["L0 SEP<-d1"]}, model, lists, sae=sae)
+    weights = {"digit_weights": [0, 1], "position_weights": [0, 1]}
+    np.testing.assert_allclose(evaluate({"latents": {}} | weights, model, lists, sae=sae), cut_off, atol=1e-3)
+    assert np.abs(cut_off - found).max() > 1
+
+
+def random_sae(d_model=16):
+    return SparseAutoencoder(SAEConfig(family="l1", width=8), d_model, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("latents", "sentence"),
+    [
+        ([3], "latents must be a Mapping, got list"),
+        ({8: 1}, "there is no latent 8; there are 0 to 7"),
+        ({"x": 1}, "there is no latent 'x'; there are 0 to 7"),
+        ({True: 1}, "there is no latent True; there are 0 to 7"),
+        ({"9" * 5000: 1}, "there is no latent '999"),
+        ({3: 1, "3": 2}, "latents has latent 3 twice"),
+        ({3: 10.5}, "the scale of latent 3 must be a number from 0 to 10, got 10.5"),
+        ({3: float("nan")}, "the scale of latent 3 must be a number from 0 to 10, got nan"),
+        ({3: "1"}, "the scale of latent 3 must be a number from 0 to 10, got '1'"),
+    ],
+)
+def test_bad_latents_are_refused_in_one_sentence(latents, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        evaluate({"list": [0, 1], "latents": latents}, random_model(), sae=random_sae())
+
+
+def test_latents_need_an_sae_of_the_model():
+    state = {"list": [0, 1], "latents": {}}
+    for asked, sentence in (
+        (lambda: evaluate(state, random_model()), "give the SAE that they are of as `sae`"),
+        (lambda: evaluate(state, random_model(), sae=5), "sae must be a SparseAutoencoder, got int"),
+        (
+            lambda: evaluate(state, random_model(), sae=random_sae(9)),
+            "residuals of width 9, and the model has 16",
+        ),
+        (lambda: evaluate(state, random_model(n_layers=3), sae=random_sae()), "where two equations describe"),
+        (lambda: evaluate({**state, "model": "three_layer"}), "no SAE of 'three_layer' is shipped"),
+        (
+            lambda: evaluate({**state, "model": "two_layer", "step": 5300}),
+            "leave out the latents, or the step",
+        ),
+        (lambda: explorer_html(random_model(), sae=5), "sae must be a SparseAutoencoder, got int"),
+        (
+            lambda: explorer_html(random_model(), sae=random_sae(9)),
+            "residuals of width 9, and the model has 16",
+        ),
+        (lambda: explorer_html(random_model(n_layers=3), sae=random_sae()), "where two equations describe"),
+        (
+            lambda: explorer_html(random_model(), sae=random_sae(), sae_checkpoint=5),
+            "sae_checkpoint must be a str",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            asked()
+
+
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [
@@ -186,7 +260,7 @@ def committed():
 def test_the_page_in_docs_is_of_this_version(committed):
     html, data = committed
     again = "orderscale explore --open=false --output=docs/index.html makes it anew"
-    assert len(html.encode()) < 1_500_000
+    assert len(html.encode()) < 1_600_000
     parts = [page._resource(name) for name in (*page.SCRIPTS, "explorer.css", "page.css")]
     for template in ("explorer.html", "page.html"):
         parts += re.split(r"\$\w+", page._resource(template))
@@ -202,16 +276,25 @@ def test_the_page_in_docs_is_of_this_version(committed):
             shown = page.page_model(model, config, entry["name"])
         fresh = page._entry(shown)
         assert fresh.keys() == entry.keys()
-        for key in set(fresh) - {"logits", "scores"} - (set() if shown.circuits else {"circuits"}):
+        for key in set(fresh) - {"logits", "scores", "sae"} - (set() if shown.circuits else {"circuits"}):
             assert entry[key] == fresh[key], again
         assert [x["rows"] for x in entry["scores"]] == [x["rows"] for x in fresh["scores"]]
         for ours, theirs in zip(numbers(entry), numbers(fresh), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=again)
+        if sae := fresh["sae"]:
+            told = set(sae) - set(SAE_TABLES) - {"correlations"}
+            assert [entry["sae"][key] for key in told] == [sae[key] for key in told], again
+            np.testing.assert_allclose(entry["sae"]["correlations"], sae["correlations"], atol=2e-3)
+    assert [entry["name"] for entry in data["models"] if entry["sae"]] == ["two_layer"]
     assert data["film"] == page._film()
 
 
+SAE_TABLES = ("encoder", "thresholds", "decoder", "keys")
+
+
 def numbers(entry):
-    for coded in (entry["logits"], *(x["values"] for x in entry["scores"])):
+    of_sae = [entry["sae"][key] for key in SAE_TABLES] if entry["sae"] else []
+    for coded in (entry["logits"], *(x["values"] for x in entry["scores"]), *of_sae):
         yield np.frombuffer(base64.b64decode(coded), "<f4")
 
 

@@ -223,7 +223,7 @@ def test_papers_and_version_are_cited_as_in_its_file():
 
 
 @pytest.mark.parametrize(
-    "package", ["", ".model", ".analysis", ".circuits", ".figures", ".report", ".explorer"]
+    "package", ["", ".model", ".analysis", ".circuits", ".sae", ".figures", ".report", ".explorer"]
 )
 def test_every_public_name_is_on_the_api_page(package):
     name = f"orderscale_jax{package}"

@@ -18,6 +18,8 @@ from orderscale_jax.analysis.ablation import count_right
 from orderscale_jax.analysis.observation import CHUNK, see_chunk
 from orderscale_jax.config import Setup
 from orderscale_jax.model import MODES, ListTransformer, ModelConfig
+from orderscale_jax.sae import SAEConfig
+from orderscale_jax.sae import training as sae_training
 from orderscale_jax.task import Split
 from orderscale_jax.training import run
 from orderscale_jax.training.devices import CompiledTraining, Placement, is_worthwhile, jitted, start_runs
@@ -46,8 +48,10 @@ def all_programs(
     n_runs: int,
     n_devices: int,
     kernel: str | None,
+    saes: Sequence[SAEConfig] = (),
 ) -> Iterator[Program]:
-    """The programs of training some setups, in so many runs each, and of analysing some models.
+    """The programs of training some setups, in so many runs each, of analysing some models, and of training
+    SAEs on the first setup's model, one and `n_runs` together.
 
     `kernel` is the one of `fused.KERNELS` that the devices run. The first setup stands for the others where
     its recipe does not matter: in validation of `n_runs`, and on several devices.
@@ -66,6 +70,10 @@ def all_programs(
         yield observation(name, model)
         for mode in MODES:
             yield ablation(name, model, split, mode)
+    setup, split, _ = next(iter(trained.values()))
+    for config in saes:
+        for R in (1, n_runs):
+            yield sae_step(config, setup.model.d_model, len(split.train), R)
 
 
 def drawing(name: str, setup: Setup, split: Split, R: int, kernel: str | None) -> Program:
@@ -127,6 +135,25 @@ def validation(name: str, setup: Setup, split: Split, R: int, kernel: str | None
         return jax.vmap(functools.partial(evaluate, setup, kernel=kernel), in_axes=(0, None))(params, lists)
 
     return _on_one(f"validation_{name}_{_of(R)}", many, _runs(setup, R).params, _like(split.validation))
+
+
+def sae_step(config: SAEConfig, d_model: int, n_lists: int, R: int) -> Program:
+    """One step of R sparse autoencoders on as many inputs as a model has training lists."""
+    inputs = jax.ShapeDtypeStruct((1, n_lists, d_model), jnp.float32)
+    hyper = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), sae_training.hyper_of(config)
+    )
+    seeds, sources = (jax.ShapeDtypeStruct((R,), kind) for kind in (jnp.uint32, jnp.int32))
+    runs = jax.eval_shape(functools.partial(sae_training.start_runs, config), seeds, sources, hyper, inputs)
+
+    def many(runs, inputs):
+        def one(run):
+            return sae_training.step(config, run, inputs[run.source])
+
+        return jax.lax.map(one, runs) if R == 1 else jax.vmap(one)(runs)
+
+    name = f"sae_step_{config.family}_{config.width}_latents_{_of(R)}"
+    return _on_one(name, many, runs, inputs, run_steps=R, donate_argnums=0)
 
 
 def ablation(name: str, config: ModelConfig, split: Split, mode: str) -> Program:

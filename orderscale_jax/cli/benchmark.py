@@ -17,16 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from orderscale_jax import checkpoint
+from orderscale_jax import checkpoint, sae
 from orderscale_jax.accelerators import hlo, programs, targets
 from orderscale_jax.analysis import ablate_edges
 from orderscale_jax.analysis.ablation import count_right
 from orderscale_jax.circuits import all_sets, circuit_table
 from orderscale_jax.cli import arguments, machine, peers
 from orderscale_jax.cli.configuration import load
-from orderscale_jax.config import default_config, table_config
+from orderscale_jax.config import default_config, table_config, task_config
 from orderscale_jax.model import MODES, bind, init_params
-from orderscale_jax.training.devices import CompiledTraining, place, start_runs
+from orderscale_jax.sae import sweep as sae_sweep
+from orderscale_jax.sae.training import CompiledSAETraining
+from orderscale_jax.training.devices import CompiledTraining, lay_out, place, start_runs
 from orderscale_jax.training.ensemble import Ensemble, device_lists, make_setup
 from orderscale_jax.training.sweep_results import SUCCESS
 
@@ -46,6 +48,9 @@ SEEDS = arguments.define(
     least=0,
 )
 
+WIDTHS, SAES = (64, 128, 256), 64
+SAE_STEPS, LIBRARY_STEPS = 20, 40  # of each SAE per timing, and of the library
+WARM_CALLS = 5  # of one SAE before it is timed
 TABLE_RUNS, MODELS = 60, 256  # on an accelerator
 SETS = 256  # of edges, that the loop tries per timing
 DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of 100
@@ -71,6 +76,7 @@ def measure(file: machine.Lines | None):
     for label in ("two_layer", "three_layer"):
         circuit_speed(tell, label)
     ensemble_speed(tell)
+    sae_speed(tell)
     if jax.default_backend() != "cpu":
         many_models(tell)
         table_row(tell)
@@ -180,6 +186,67 @@ def table_row(tell):
     tell(f"table_4_row_of_{TABLE_RUNS}_runs", time.perf_counter() - began, "s, compiling included")
     accuracy = ensemble.state().best_accuracy
     tell("table_4_row_above_0.9", (accuracy >= SUCCESS).sum(), f"of {TABLE_RUNS} runs")
+
+
+def sae_speed(tell):
+    """SAE-steps per second of one and of SAES BatchTopK autoencoders, of the published library, and the share
+    of the machine's matrix products that a step amounts to."""
+    model, config = checkpoint.load_pretrained("two_layer")
+    source = sae.source(model, task_config(config))
+    for width in WIDTHS:
+        jobs = sae.grid(sae.SAEConfig(width=width), {}, range(SAES), "two_layer")
+        calls = {n: saes(jobs[:n], {"two_layer": source}) for n in (1, SAES)}
+        x = source.view.sep[~source.view.is_validation] - source.view.sep.mean(0)
+        calls["products"] = sae_products(jobs[0].config, x.astype(np.float32))
+        steps = {1: SAE_STEPS, SAES: SAE_STEPS * SAES, "products": SAE_STEPS, "library": LIBRARY_STEPS}
+        if library := peers.train_saes_torch(jobs[0].config, x.astype(np.float32), LIBRARY_STEPS):
+            calls["library"] = library
+        seconds = {name: times / steps[name] for name, times in timings(calls).items()}
+        tell(f"sae_steps_per_second_{width}", 1 / np.median(seconds[SAES]), "steps/s")
+        tell(f"sae_steps_per_second_{width}_alone", 1 / np.median(seconds[1]), "steps/s")
+        tell(f"sae_cost_{SAES}_together_over_alone_{width}", np.median(seconds[SAES] / seconds[1]), "ratio")
+        share = np.median(seconds["products"] / seconds[SAES])
+        tell(f"sae_share_of_matrix_products_{width}", share, "ratio")
+        if library:
+            tell(f"sae_steps_per_second_library_{width}", 1 / np.median(seconds["library"]), "steps/s")
+            ratio = np.median(seconds["library"] / seconds[SAES])
+            tell(f"sae_speedup_over_library_{width}", ratio, "ratio")
+            ratio = np.median(seconds["library"] / seconds[1])
+            tell(f"sae_speedup_over_library_{width}_alone", ratio, "ratio")
+
+
+def saes(jobs, sources):
+    """SAE_STEPS steps of these SAEs together, after the warm-up of their thresholds."""
+    runs, inputs = sae_sweep.begin(jobs, len(jobs), sources)
+    training = CompiledSAETraining(jobs[0].config, SAE_STEPS, lay_out(len(jobs)))
+    state = [training.load(runs)]
+
+    def stretch():
+        state[0] = jax.block_until_ready(training(state[0], inputs))
+
+    for _ in range(1 if len(jobs) > 1 else WARM_CALLS):
+        stretch()
+    return stretch
+
+
+def sae_products(config: sae.SAEConfig, x):
+    """The five matrix products of an SAE-step alone, SAE_STEPS times on inputs [M, D]."""
+    x = jnp.asarray(x[: config.batch_size])
+    rows = jax.random.normal(jax.random.key(0), (config.width, x.shape[1]))
+
+    @jax.jit
+    def products(x, rows):
+        def body(_, carry):
+            x, rows = carry
+            latents = x @ rows.T
+            rebuilt = latents @ rows
+            of_latents = rebuilt @ rows.T
+            of_rows = rebuilt.T @ latents + x.T @ of_latents
+            return x * 0.5 + rebuilt * 1e-9, rows + 1e-9 * of_rows.T
+
+        return jax.lax.fori_loop(0, SAE_STEPS, body, (x, rows))
+
+    return lambda: jax.block_until_ready(products(x, rows))
 
 
 def many_models(tell):

@@ -22,6 +22,10 @@ COMMANDS = (
     "census",
     "import-torch",
     "sweep",
+    "sae-train",
+    "sae-sweep",
+    "sae-analyze",
+    "sae-import",
     "benchmark",
     "compile",
 )

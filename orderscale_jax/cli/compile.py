@@ -28,6 +28,7 @@ from orderscale_jax.config import Setup, default_config
 from orderscale_jax.errors import UserError
 from orderscale_jax.formatting import count
 from orderscale_jax.host import in_words
+from orderscale_jax.sae import SAEConfig
 from orderscale_jax.training.ensemble import make_setup
 from orderscale_jax.training.size import state_bytes
 
@@ -102,7 +103,8 @@ def every_program(target: targets.Target, n_runs: int) -> list[Program]:
         config.model.n_layers, config.task.list_len = n_layers, list_len
         setup, split = make_setup(config)
         analysed[name] = setup.model, split
-    return list(all_programs(trained, analysed, n_runs, target.n_devices, target.kernel))
+    saes = [SAEConfig()]
+    return list(all_programs(trained, analysed, n_runs, target.n_devices, target.kernel, saes))
 
 
 def check_target(setup: Setup, target: targets.Target, n_runs: int):

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.machinery
 import importlib.util
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Configuration:
         """
         name, colon, argument = arguments.required(self._file).partition(":")  # get_config may take one
         path = find(name)
-        config = _call_file(path, [argument] if colon else [])
+        config = call_file(path, [argument] if colon else [])
         if "grid" in config:
             check_sweep(config)
         given = [(place, name, holder.value) for place, name, holder in self._options if holder.present]
@@ -92,7 +92,7 @@ def find(name: str) -> Path:
 
 def load(name: str) -> ml_collections.ConfigDict:
     """A configuration as its file has it; `name` as in `find`."""
-    return _call_file(find(name), [])
+    return call_file(find(name))
 
 
 def _options(sweep: bool) -> Iterator[tuple[str, str, str, str, str]]:
@@ -121,8 +121,12 @@ def _group(config: ml_collections.ConfigDict, place: str, path: Path) -> Any:
     return config
 
 
-def _call_file(path: Path, given: list[str]) -> ml_collections.ConfigDict:
-    """What `get_config` of a file returns."""
+def call_file(path: Path, given: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """What `get_config` of a file returns for the words that are given to it.
+
+    Raises:
+      UserError: the file fails, or is no configuration file.
+    """
     loader = importlib.machinery.SourceFileLoader("orderscale_configuration", str(path))
     try:
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))

@@ -9,6 +9,8 @@ Dimensions: B lists, T positions, D model, V vocabulary, L layers.
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ import optax
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import ModelConfig
 from orderscale_jax.model.interventions import SMALLEST_ROW_SUM
+from orderscale_jax.sae import SAEConfig
 from orderscale_jax.task import tokens
 
 
@@ -146,5 +149,36 @@ def train_torch(config: ModelConfig, arrays, lists, learning_rate=1e-3, weight_d
             transform.step()
             losses.append(loss.item())
         return losses
+
+    return stretch
+
+
+def train_saes_torch(config: SAEConfig, inputs, n_steps: int):
+    """Steps of the published library `dictionary-learning`, BatchTopK on inputs [M, D]: call() -> None; None
+    without it. Batches are ready beforehand, as its trainer gets them."""
+    try:
+        import torch
+        from dictionary_learning.trainers import BatchTopKTrainer
+    except ImportError:
+        return None
+    trainer = BatchTopKTrainer(
+        steps=config.steps,
+        activation_dim=inputs.shape[-1],
+        dict_size=config.width,
+        k=config.k,
+        layer=0,
+        lm_name="",
+        lr=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        seed=0,
+        device="cpu",
+    )
+    x = torch.tensor(np.asarray(inputs))
+    batches = [x[torch.randperm(len(x))[: config.batch_size]] for _ in range(n_steps)]
+    steps = itertools.count()
+
+    def stretch():
+        for batch in batches:
+            trainer.update(next(steps), batch)
 
     return stretch

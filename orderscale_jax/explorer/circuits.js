@@ -46,7 +46,7 @@ function drawCircuits(el, read, { state, model, table }, change) {
       ? `That is within ${point} of the intact model: these edges are sufficient.`
       : `That is more than ${point} below the intact model: something is missing.`),
     element("p", "", read.toNearest),
-    element("p", "osx-quiet", `Of the table of all ${number(read.full + 1)} sets of edges, where an edge is cut and ${how}. It counts cuts only, not changed weights.`),
+    element("p", "osx-quiet", `Of the table of all ${number(read.full + 1)} sets of edges, where an edge is cut and ${how}. It counts cuts only, not changed weights or latents.`),
   ];
   const focused = Array.from(el.circuits.querySelectorAll("button")).indexOf(document.activeElement);
   const list = element("ul", "osx-circuits");

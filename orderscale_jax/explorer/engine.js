@@ -1,7 +1,8 @@
 // A model as tables, and what it says of a list under a state of the page. With one head and frozen projections
-// a residual is a sum of seven vectors ("atoms") with scales, so this is the model itself, up to rounding.
-const [D1, D2, P1, P2, S, M1, M2] = [0, 1, 2, 3, 4, 5, 6]; // E[d1], E[d2], P_1, P_2, and SEP, o1, o2 at the start
-const ATOMS = 7;
+// a residual is a sum of eight vectors ("atoms") with scales, so this is the model itself, up to rounding.
+// E[d1], E[d2], P_1, P_2; SEP, o1, o2 at the start; and what an autoencoder puts in SEP's place after layer 0.
+const [D1, D2, P1, P2, S, M1, M2, R] = [0, 1, 2, 3, 4, 5, 6, 7];
+const ATOMS = 8;
 const POSITIONS = ["d1", "d2", "SEP", "o1", "o2"];
 const IN_SEP = "L0 SEP"; // the row whose weights digits and positions may have of their own
 const SMALLEST_ROW_SUM = 1e-12; // of a cut row before it is rescaled, as in the library
@@ -23,7 +24,19 @@ function softmax(scores) {
   return weights.map((weight) => weight / sum);
 }
 
-// The arg-max of rows with scales: one in A, one in B, three or five in C.
+// The arg-max of rows with scales: three of one table; or one in A, one in B, three or five in C.
+function argMaxOfThree(A, a, x, b, y, c, z, V) {
+  let best = 0;
+  let most = -Infinity;
+  for (let v = 0; v < V; v++) {
+    const logit = x * A[a + v] + y * A[b + v] + z * A[c + v];
+    if (logit > most) {
+      most = logit;
+      best = v;
+    }
+  }
+  return best;
+}
 function argMaxOfFive(A, a, x, B, b, y, C, c, z, d, u, e, w, V) {
   let best = 0;
   let most = -Infinity;
@@ -51,15 +64,20 @@ function argMaxOfSeven(A, a, x, B, b, y, C, c, z, d, u, e, w, f, p, g, q, V) {
 }
 
 // n_digits, edges (labels of the live ones), n_layers; logits [A, V]; scores: by layer rows (null for all)
-// and values [R, A], with A = n_digits + 5 atoms and V = n_digits + 2.
-function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
+// and values [R, A], with A = n_digits + 5 atoms and V = n_digits + 2; sae: what makeSae gives, for two layers.
+function makeModel({ n_digits: N, n_layers: L, edges, logits, scores, sae = null }) {
   const V = N + 2;
   const A = N + 5;
+  const WIDE = A + 1; // the last atom is made anew for every list
   const [MASK, SEP] = [N, N + 1];
   const tables = scores.map(({ rows, values }) => {
-    const offsets = new Int32Array(A).fill(-1);
-    (rows ?? Array.from({ length: A }, (_, i) => i)).forEach((atom, i) => (offsets[atom] = i * A));
-    return { offsets, values };
+    const offsets = new Int32Array(WIDE).fill(-1);
+    const wide = new Float64Array((values.length / A) * WIDE);
+    (rows ?? Array.from({ length: A }, (_, i) => i)).forEach((atom, i) => {
+      offsets[atom] = i * WIDE;
+      wide.set(values.subarray(i * A, (i + 1) * A), i * WIDE);
+    });
+    return { offsets, values: wide };
   });
   // What a row of attention reads: [{layer, query, keys, labels, name}], in the order of computation.
   const reads = [];
@@ -80,7 +98,8 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
 
   // Rows of the logit table, and of digits with their position.
   const row = (atom) => atom * V;
-  const table = Float64Array.from(logits);
+  const table = new Float64Array(WIDE * V);
+  table.set(logits);
   const fused = [0, 1].map((i) => {
     const sums = new Float64Array(N * V);
     for (let d = 0; d < N; d++) {
@@ -89,7 +108,7 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     return sums;
   });
   const residuals = new Float64Array(POSITIONS.length * ATOMS);
-  const atomsOf = new Int32Array([0, 0, N, N + 1, N + 2, N + 3, N + 4]);
+  const atomsOf = new Int32Array([0, 0, N, N + 1, N + 2, N + 3, N + 4, A]);
   const weights = new Float64Array(2 * reads.length); // after cuts
   const before = new Float64Array(2 * reads.length); // as the model computes or the reader sets them
   const places = new Float64Array(2); // what SEP reads of P_1 and P_2 in layer 0, after cuts
@@ -154,6 +173,7 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
       digits: part(state.digit_weights),
       places: part(state.position_weights),
       patterns: reads.map(({ name }) => state.patterns[name] ?? null),
+      scales: state.latents && Float64Array.from({ length: sae.F }, (_, f) => state.latents[f] ?? 1),
     };
   }
 
@@ -179,6 +199,7 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
         if (keep[0]) for (let a = 0; a < ATOMS; a++) residuals[to + a] += residuals[first + a];
       } else if (read.layer === 0) {
         readInto(at, to, d1, d2, keep, plan);
+        if (sae !== null && (plan.scales !== null || layers !== null)) replaceSep(to, d1, d2, plan);
       } else {
         const second = read.keys[1] * ATOMS;
         const given = plan.patterns[r];
@@ -215,6 +236,16 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     residuals[to + P2] += places[1];
   }
 
+  // Encodes SEP; and where a state asks for it, what the autoencoder makes of SEP takes its place.
+  function replaceSep(to, d1, d2, plan) {
+    sae.encode(d1, d2, residuals[to + D1], residuals[to + D2], residuals[to + P1], residuals[to + P2]);
+    if (plan.scales === null) return;
+    const { offsets, values } = tables[1];
+    values[offsets[N + 4] + A] = sae.decode(plan.scales, table, row(A));
+    residuals.fill(0, to, to + ATOMS);
+    residuals[to + R] = 1;
+  }
+
   // Logits of a position's residual, [V].
   function unembed(held, position) {
     const out = new Float64Array(V);
@@ -237,6 +268,8 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     const s = residuals[at + S];
     const m1 = residuals[at + M1];
     const m2 = residuals[at + M2];
+    const r = residuals[at + R];
+    if (r !== 0) return argMaxOfThree(table, row(A), r, FROM_M1, m1, FROM_M2, m2, V); // SEP is all in this atom
     const from1 = atomsOf[D1] * V;
     const from2 = atomsOf[D2] * V;
     if (e1 === p1 && e2 === p2) {
@@ -263,6 +296,7 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
     edges,
     choices,
     alpha,
+    sae,
 
     // Everything that is drawn of one list.
     compute(state) {
@@ -292,7 +326,27 @@ function makeModel({ n_digits: N, n_layers: L, edges, logits, scores }) {
         logits: logits.map((of) => Array.from(of)),
         predictions,
         outcome: judge(d1, d2, ...predictions),
+        latents: sae ? sae.latents() : [], // that are on, before they are scaled
       };
+    },
+
+    // The scales of a latent at which the list comes out reversed, as intervals; all else as the state says.
+    reversals(state, index) {
+      const plan = prepare({ ...state, latents: { ...state.latents, [index]: 0 } });
+      forward(...state.list, plan);
+      const [o1, o2] = ["L1 o1", "L1 o2"].map((name) => reads.findIndex((read) => read.name === name));
+      const keep = plan.keep[o2].map(Number);
+      const isFixed = plan.patterns[o2] !== null || keep[0] + keep[1] === 0 || (plan.renormalize && keep[0] + keep[1] === 1);
+      const { offsets, values } = tables[1];
+      return reversalsOf(state.list, {
+        still: table.subarray(row(A), WIDE * V),
+        ...sae.direction(index),
+        starts: [FROM_M1, FROM_M2].map((from) => table.subarray(from, from + V)),
+        ofO1: weights[2 * o1],
+        ofO2: isFixed ? weights.subarray(2 * o2, 2 * o2 + 2) : null,
+        keep,
+        gap: values[offsets[N + 4] + A] - values[offsets[N + 4] + N + 3],
+      });
     },
 
     // What comes out for every list, by d1 * N + d2.

@@ -16,6 +16,7 @@ const flow = makeFlow(el.flow, (edge) => {
 });
 const drawControls = makeControls(el, change);
 const tour = makeTour(el, library, change);
+const drawLatents = makeLatents(el, library, change);
 const player = makePlayer(el, library, change);
 
 // ---- drawing ------------------------------------------------------------------------------------
@@ -38,6 +39,7 @@ const panels = {
   tour: () => tour.draw(view),
   weights: () => drawControls(view),
   outputs: () => drawOutputs(el, view),
+  latents: () => drawLatents(view),
   circuits: (read) => drawCircuits(el, read, view, change),
   share: drawShare,
 };
@@ -79,7 +81,7 @@ function drawShare() {
   el.linkNote.textContent =
     location.protocol === "file:" ? "This page lies on your computer. Who has the page too needs only the part from # on." : "";
   el.json.value = JSON.stringify(toEvaluate(state, checkpoint), null, 1);
-  el.python.value = toPython(state, checkpoint);
+  el.python.value = toPython(state, checkpoint, library.saeCheckpoint(state.model));
 }
 
 function picture() {
@@ -158,7 +160,7 @@ function selectModel(name) {
   const cuts = state.cuts.filter((edge) => edges.includes(edge));
   const patterns = Object.fromEntries(Object.entries(state.patterns).filter(([row]) => rows.includes(row)));
   const atTour = state.tab === "tour" && tour.shown(name) ? tour.stateAt(state.tour, name) : {};
-  change({ step: null, model: name, list, cuts, patterns, ...atTour });
+  change({ step: null, model: name, list, cuts, patterns, latents: null, ...atTour });
 }
 
 function firstState() {
@@ -188,6 +190,7 @@ for (const name of library.names) {
 }
 el.modelChoice.hidden = library.names.length === 1;
 el["tab tour"].hidden = !tour.exists;
+el["tab latents"].hidden = !library.withLatents.length;
 const actions = {
   random: () => takeRandom(() => true),
   wrong: () => takeRandom((outcome) => outcome > 0),
@@ -206,7 +209,7 @@ for (const mode of ["renormalize", "zero"]) el[mode].addEventListener("change", 
 el.model.addEventListener("change", () => selectModel(el.model.value));
 el.filmStep.addEventListener("input", () => {
   const step = library.steps(state.model)[Number(el.filmStep.value)] ?? null;
-  change({ step }, "film");
+  change(atStep(step), "film");
 });
 el.map.addEventListener("osx-look", draw);
 const group = `orderscale-mode-${Math.random()}`; // of this section alone
@@ -259,6 +262,7 @@ function answer(parts, ask) {
 root.explorer = {
   compute: (parts) => answer(parts, (model, whole) => model.compute(whole)),
   outcomes: (parts) => answer(parts, (model, whole) => Array.from(model.outcomes(whole))),
+  reversals: (parts, index) => answer(parts, (model, whole) => model.reversals(whole, index)),
   change,
   state: () => structuredClone(state),
 };

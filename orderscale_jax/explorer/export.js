@@ -11,7 +11,8 @@ function toEvaluate(state, checkpoint) {
   return parts;
 }
 
-function toPython(state, checkpoint) {
+// `saeCheckpoint`: where its autoencoder is loaded from, if it is not shipped.
+function toPython(state, checkpoint, saeCheckpoint) {
   const literal = (value) => {
     if (value === null) return "None";
     if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
@@ -19,10 +20,15 @@ function toPython(state, checkpoint) {
     return JSON.stringify(value);
   };
   const lines = Object.entries(toEvaluate(state, checkpoint)).map(([key, value]) => `    "${key}": ${literal(value)},`);
-  const load = checkpoint === null ? [] : ["from orderscale_jax import load_checkpoint"];
-  const set = checkpoint === null ? [] : [`model, _ = load_checkpoint(${literal(checkpoint)})`, ""];
-  const call = checkpoint === null ? "evaluate(state)" : "evaluate(state, model)";
-  return [...load, "from orderscale_jax.explorer import evaluate", "", ...set, "state = {", ...lines, "}",
+  const isOwn = checkpoint !== null;
+  const hasSae = isOwn && state.latents !== null;
+  const load = isOwn ? ["from orderscale_jax import load_checkpoint"] : [];
+  const loadSae = hasSae ? ["from orderscale_jax.sae import load_sae"] : [];
+  const set = isOwn ? [`model, _ = load_checkpoint(${literal(checkpoint)})`] : [];
+  if (hasSae) set.push(`sae, _ = load_sae(${literal(saeCheckpoint)})`);
+  if (set.length) set.push("");
+  const call = `evaluate(${["state", ...(isOwn ? ["model"] : []), ...(hasSae ? ["sae=sae"] : [])].join(", ")})`;
+  return [...load, "from orderscale_jax.explorer import evaluate", ...loadSae, "", ...set, "state = {", ...lines, "}",
     `logits = ${call}  # [1, 2, V]`, "print(logits.argmax(-1))", ""].join("\n");
 }
 
@@ -35,6 +41,7 @@ function inWords(state) {
   if (state.digit_weights !== null) parts.push(`digits in SEP: ${weights(state.digit_weights)}`);
   if (state.position_weights !== null) parts.push(`positions in SEP: ${weights(state.position_weights)}`);
   for (const [row, value] of Object.entries(state.patterns)) parts.push(`${row}: ${value.join(", ")}`);
+  if (state.latents !== null) parts.push(`the autoencoder's reconstruction for SEP: ${scalesInWords(state.latents) || "as it is"}`);
   return parts;
 }
 

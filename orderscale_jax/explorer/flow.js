@@ -178,8 +178,10 @@ function makeFlow(svg, toggle) {
       const residual = result.residuals[layer][position];
       let [text, kind] = [POSITIONS[position], ""];
       if (position < 2) [text, kind] = [String(state.list[position]), `osx-d${position + 1}`];
-      else if (position === 2 && layer) drawShares(node, rowTop(model.L, layer), [residual[D1], residual[D2]], [residual[P1], residual[P2]]);
-      else if (position > 2) {
+      else if (position === 2 && layer) {
+        drawShares(node, rowTop(model.L, layer), [residual[D1], residual[D2]], [residual[P1], residual[P2]]);
+        if (residual[R] !== 0) text = "SAE";
+      } else if (position > 2) {
         const hasRead = layer === model.L || residual[S] !== 0 || residual[D1] !== 0 || residual[D2] !== 0;
         const token = layer === model.L ? result.predictions[position - 3] : result.lens[layer - 1]?.[position - 3];
         [text, kind] = hasRead ? [tokenName(model, token), roleClass(state, token)] : ["MASK", "osx-empty"];

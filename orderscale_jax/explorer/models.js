@@ -1,3 +1,10 @@
+const saeTables = ({ encoder, thresholds, decoder, keys }) => ({
+  encoder: floats(encoder),
+  thresholds: floats(thresholds),
+  decoder: floats(decoder),
+  keys: floats(keys),
+});
+
 // The models of the page, made when they are first asked for. A state names one, and perhaps a step of its film.
 function makeLibrary(data) {
   const entries = Object.fromEntries(data.models.map((entry) => [entry.name, entry]));
@@ -12,13 +19,22 @@ function makeLibrary(data) {
     if (!made.has(key)) made.set(key, make());
     return made.get(key);
   };
-  const whole = ({ logits, scores, ...entry }) =>
-    makeModel({ ...entry, logits: floats(logits), scores: scores.map((x) => ({ ...x, values: floats(x.values) })) });
+  const whole = ({ logits, scores, sae, ...entry }) =>
+    makeModel({
+      ...entry,
+      logits: floats(logits),
+      scores: scores.map((x) => ({ ...x, values: floats(x.values) })),
+      sae: sae && makeSae({ ...sae, ...saeTables(sae), n_digits: entry.n_digits }),
+    });
   const library = {
     names: Object.keys(entries),
     // Where the model is loaded from in Python; null if it is shipped.
     checkpoint: (name) => entries[name].checkpoint,
     about: (name) => entries[name].about,
+    // The same of its autoencoder.
+    saeCheckpoint: (name) => entries[name].sae?.checkpoint,
+    // Those of which there is one.
+    withLatents: Object.keys(entries).filter((name) => entries[name].sae),
     steps: (name) => (film && name === data.film.model ? film.steps : []),
     film,
     model: ({ model, step }) =>

@@ -21,13 +21,16 @@ from orderscale_jax.circuits import CircuitTable, circuit_table, find_circuits
 from orderscale_jax.config import model_config, task_config, validation_lists_seen
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.explorer import film
-from orderscale_jax.explorer.tables import Tables, tables_of, why_no_explorer
+from orderscale_jax.explorer.tables import Tables, sae_tables, tables_of, why_no_explorer
 from orderscale_jax.formatting import count
 from orderscale_jax.model import MODES, ListTransformer
+from orderscale_jax.sae import SparseAutoencoder, load_pretrained_sae, pretrained_saes
+from orderscale_jax.sae.store import check_model
 from orderscale_jax.task import check_lists, make_split
 
 SCRIPTS = (  # each uses only what stands before it
     "format.js",
+    "sae.js",
     "engine.js",
     "film.js",
     "session.js",
@@ -37,6 +40,7 @@ SCRIPTS = (  # each uses only what stands before it
     "words.js",
     "controls.js",
     "outputs.js",
+    "latents.js",
     "circuits.js",
     "tour.js",
     "player.js",
@@ -62,6 +66,8 @@ class PageModel:
       validation: lists [B, 2] that training did not see; None if that is unknown or it saw all.
       circuits: by mode, the table of all sets of its live edges; None for a page without them.
       checkpoint: the directory from which Python loads it; None if it is shipped under its name.
+      sae: a sparse autoencoder on its SEP, for models of two layers; None for a page without latents.
+      sae_checkpoint: the directory from which Python loads it; of a shipped model the SAE is shipped, too.
     """
 
     name: str
@@ -70,6 +76,8 @@ class PageModel:
     validation: np.ndarray | None = None
     circuits: Mapping[str, CircuitTable] | None = None
     checkpoint: str | None = None
+    sae: SparseAutoencoder | None = None
+    sae_checkpoint: str = "…/sae"
 
 
 def explorer_html(
@@ -79,14 +87,17 @@ def explorer_html(
     validation=None,
     circuits: Mapping[str, CircuitTable] | None = None,
     checkpoint: str = "…/checkpoint",
+    sae: SparseAutoencoder | None = None,
+    sae_checkpoint: str = "…/sae",
     address: bool = False,
 ) -> str:
     """One self-contained HTML `<section>`: style, script and data inside, nothing fetched.
 
     In a notebook: `IPython.display.HTML(explorer_html(model))`. Its script gives the section an attribute
     `explorer`: of a state `compute` gives what is drawn of its list, logits among it, and `outcomes` what
-    becomes of all lists (0 right, 1 reversed, 2 one output wrong, 3 wrong); `state` gives the present state,
-    and `change` changes some of it.
+    becomes of all lists (0 right, 1 reversed, 2 one output wrong, 3 wrong); `reversals` gives, of a state and
+    the index of a latent, the intervals of its scales at which the list comes out reversed; `state` gives the
+    present state, and `change` changes some of it.
 
     Args:
       model: of two or three layers and lists of two digits, see `why_no_explorer`.
@@ -95,13 +106,17 @@ def explorer_html(
       circuits: by mode (`renormalize`, `zero`), what `circuit_table` says of the model; the page then tells
         what a set of edges is worth, and which minimal circuit is nearest.
       checkpoint: the directory from which the model is loaded, for the Python call that the page offers.
+      sae: a sparse autoencoder on SEP of a model of two layers; the page then lists the latents of a list,
+        and the reader scales them.
+      sae_checkpoint: the directory from which it is loaded.
       address: whether the page's address follows what the reader sets; for pages that hold nothing else.
 
     Raises:
-      UserError: the explorer does not show this model, or lists or circuits are not of it.
+      UserError: the explorer does not show this model, or lists, circuits or the SAE are not of it.
     """
     check_kind("address", address, bool)
-    return _section([PageModel(name, "", model, validation, circuits, checkpoint)], address=address)
+    shown = PageModel(name, "", model, validation, circuits, checkpoint, sae, sae_checkpoint)
+    return _section([shown], address=address)
 
 
 def single_page(shown: PageModel) -> str:
@@ -119,7 +134,12 @@ def shipped_page() -> str:
 
 
 def page_model(
-    model: ListTransformer, config: ml_collections.ConfigDict, name: str, checkpoint: str | None = None
+    model: ListTransformer,
+    config: ml_collections.ConfigDict,
+    name: str,
+    checkpoint: str | None = None,
+    sae: SparseAutoencoder | None = None,
+    sae_checkpoint: str = "…/sae",
 ) -> PageModel:
     """A checkpoint as the page shows it, with its exact circuits on its validation lists.
 
@@ -127,6 +147,8 @@ def page_model(
       model, config: as they are loaded.
       name: of the model.
       checkpoint: the directory it was loaded from; None for a shipped model.
+      sae: a sparse autoencoder on its SEP; None for the shipped one of a shipped model, if there is one.
+      sae_checkpoint: the directory it was loaded from.
 
     Raises:
       UserError: the explorer does not show this model.
@@ -139,7 +161,10 @@ def page_model(
     tables = {mode: circuit_table(model, validation, mode) for mode in MODES}
     unseen = None if validation_lists_seen(config) else validation
     about = "" if checkpoint else ABOUT.get(name, "")
-    return PageModel(name, about, model, unseen, tables, checkpoint)
+    if sae is None and checkpoint is None and name in pretrained_saes():
+        sae, said = load_pretrained_sae(name)
+        check_model(said, model)
+    return PageModel(name, about, model, unseen, tables, checkpoint, sae, sae_checkpoint)
 
 
 def _page(models: list[PageModel], with_film: bool = False) -> str:
@@ -160,7 +185,7 @@ def _section(models: list[PageModel], *, address: bool, with_film: bool = False)
 
 def _entry(shown: PageModel) -> dict[str, Any]:
     """A model's part of the page's data."""
-    for what, kind in {"model": ListTransformer, "name": str, "about": str}.items():
+    for what, kind in {"model": ListTransformer, "name": str, "about": str, "sae_checkpoint": str}.items():
         check_kind(what, getattr(shown, what), kind)
     if shown.checkpoint is not None:
         check_kind("checkpoint", shown.checkpoint, str)
@@ -183,6 +208,7 @@ def _entry(shown: PageModel) -> dict[str, Any]:
         "scores": _scores(tables),
         "validation": None,
         "circuits": None,
+        "sae": None,
     }
     if shown.validation is not None:
         lists = check_lists(shown.validation, 2, config.n_digits)
@@ -193,7 +219,26 @@ def _entry(shown: PageModel) -> dict[str, Any]:
         entry["validation"] = _base64(np.packbits(unseen, bitorder="little"), "u1")
     if shown.circuits is not None:
         entry["circuits"] = {mode: _circuits(shown, mode) for mode in MODES}
+    if shown.sae is not None:
+        entry["sae"] = _sae(shown.model, shown.sae, shown.sae_checkpoint)
     return entry
+
+
+def _sae(model: ListTransformer, sae: SparseAutoencoder, checkpoint: str) -> dict[str, Any]:
+    """What the page needs of a sparse autoencoder."""
+    tables = sae_tables(model, sae)
+    return {
+        "checkpoint": checkpoint,
+        "encoder": _base64(tables.encoder, "<f4"),
+        "thresholds": _base64(tables.thresholds, "<f4"),
+        "n_kept": tables.n_kept,
+        "is_binary": tables.is_binary,
+        "decoder": _base64(tables.decoder, "<f4"),
+        "keys": _base64(tables.keys, "<f4"),
+        "correlations": np.round(tables.correlations, 3).tolist(),
+        "special": tables.special.tolist(),
+        "digits": [list(of) for of in tables.digits],
+    }
 
 
 def _circuits(shown: PageModel, mode: str) -> dict[str, Any]:

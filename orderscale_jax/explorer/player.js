@@ -16,7 +16,7 @@ function makePlayer(el, library, show) {
     let next = at(state) % (steps.length + (state.step === null ? 0 : 1));
     const tick = () => {
       if (next >= steps.length) stop();
-      show({ step: steps[next++] ?? null }, "play");
+      show(atStep(steps[next++] ?? null), "play");
     };
     timer = setInterval(tick, 1000 * FRAME_SECONDS);
     el.filmPlay.textContent = "❚❚ Pause";

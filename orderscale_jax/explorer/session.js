@@ -1,11 +1,14 @@
 // What the reader has set: checked, kept in the address, undone.
-const TABS = ["tour", "weights", "outputs", "circuits", "share"];
+const TABS = ["tour", "weights", "outputs", "latents", "circuits", "share"];
 const TOUR_STEPS = 5;
 const LARGEST_WEIGHT = 100; // of attention that a reader sets
-const UNTOUCHED = { cuts: [], mode: "renormalize", digit_weights: null, position_weights: null, patterns: {} };
+const UNSCALED = "unscaled"; // in an address: the autoencoder's reconstruction as it is
+const UNTOUCHED = { cuts: [], mode: "renormalize", digit_weights: null, position_weights: null, patterns: {}, latents: null };
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const isChanged = (state) => Object.entries(UNTOUCHED).some(([key, value]) => key !== "mode" && !same(state[key], value));
 const untouched = (mode) => ({ ...structuredClone(UNTOUCHED), mode });
+// A step of the film; the autoencoder is of the trained model alone.
+const atStep = (step) => (step === null ? { step } : { step, latents: null });
 
 // A digit from what a reader typed; throws a sentence that can be shown.
 function parseDigit(text, name, nDigits) {
@@ -23,6 +26,25 @@ function checkWeights(name, weights) {
     throw new RangeError(`${name} must be two numbers from 0 to ${LARGEST_WEIGHT}; got ${JSON.stringify(weights)}.`);
   }
   return [weights[0], weights[1]];
+}
+
+// Scales by latent, without those that change nothing; null where SEP stays as it is.
+function checkLatents(latents, sae, { model, step }) {
+  if (latents === null) return null;
+  if (typeof latents !== "object" || Array.isArray(latents)) {
+    throw new RangeError(`latents is null, or a scale for each of some latents; got ${JSON.stringify(latents)}.`);
+  }
+  if (step !== null) throw new RangeError("The autoencoder is of the trained model, not of a step of its training.");
+  if (!sae) throw new RangeError(`This page holds no autoencoder of ${model}.`);
+  for (const [index, scale] of Object.entries(latents)) {
+    if (!/^(0|[1-9]\d*)$/.test(index) || Number(index) >= sae.F) {
+      throw new RangeError(`There is no latent “${index}”; there are 0 to ${sae.F - 1}.`);
+    }
+    if (!(Number.isFinite(scale) && scale >= LOWEST_SCALE && scale <= LARGEST_SCALE)) {
+      throw new RangeError(`The scale of latent ${index} must be a number from ${LOWEST_SCALE} to ${LARGEST_SCALE}; got ${scale}.`);
+    }
+  }
+  return Object.fromEntries(Object.entries(latents).filter(([, scale]) => scale !== 1));
 }
 
 // A whole state from some of its parts; throws a sentence about the first that does not exist.
@@ -65,6 +87,7 @@ function checkState(given, library) {
     if (!rows.includes(name)) throw new RangeError(`There is no row “${name}” to set; there are ${rows.join(", ")}.`);
     state.patterns[name] = checkWeights(name, weights);
   }
+  state.latents = checkLatents(state.latents, model.sae, state);
   if (!TABS.includes(state.tab)) throw new RangeError(`There is no tab “${state.tab}”; there are ${TABS.join(", ")}.`);
   if (!Number.isInteger(state.tour) || state.tour < 0 || state.tour >= TOUR_STEPS) {
     throw new RangeError(`The tour has steps 1 to ${TOUR_STEPS}, not ${state.tour + 1}.`);
@@ -82,6 +105,10 @@ function toAddress(state) {
   if (state.digit_weights !== null) parts.push(["digits", String(state.digit_weights)]);
   if (state.position_weights !== null) parts.push(["positions", String(state.position_weights)]);
   for (const [row, weights] of Object.entries(state.patterns)) parts.push([row.replace(" ", "."), weights.join(",")]);
+  if (state.latents !== null) {
+    const scales = Object.entries(state.latents).map(([index, scale]) => `${index}:${scale}`);
+    parts.push(["latents", scales.join(",") || UNSCALED]);
+  }
   parts.push(["tab", state.tab]);
   if (state.tab === "tour" || state.tour) parts.push(["tour", state.tour + 1]);
   return `#explorer?${parts.map(([key, value]) => `${key}=${value}`).join("&")}`;
@@ -101,6 +128,12 @@ function fromAddress(fragment) {
   const numberOf = (text) => (/^\d+(\.\d*)?(e[+-]?\d+)?$/.test(text) ? Number(text) : NaN);
   const numbers = (text) => text.split(",").map(numberOf);
   const weights = (text) => (text.includes(",") ? numbers(text) : text);
+  const scales = (text) => {
+    const pairs = text.split(",").map((pair) => pair.split(":"));
+    const twice = pairs.find(([index], i) => pairs.findIndex((other) => other[0] === index) < i);
+    if (twice) throw new RangeError(`The address has latent “${twice[0]}” twice.`);
+    return Object.fromEntries(pairs.map(([index, scale = ""]) => [index, numberOf(scale)]));
+  };
   const readers = {
     model: (text) => ({ model: text }),
     step: (text) => ({ step: numberOf(text) }),
@@ -109,6 +142,7 @@ function fromAddress(fragment) {
     mode: (text) => ({ mode: text }),
     digits: (text) => ({ digit_weights: weights(text) }),
     positions: (text) => ({ position_weights: weights(text) }),
+    latents: (text) => ({ latents: text === UNSCALED ? {} : scales(text) }),
     tab: (text) => ({ tab: text }),
     tour: (text) => ({ tour: numberOf(text) - 1 }),
   };

@@ -1,13 +1,15 @@
 """What a reader has set on the page, as a dictionary, and what a model then says: the page's Python side.
 
 A state is what the page exports as JSON and keeps in its address. Dimensions: B lists, L layers, T = 5
-positions, V vocabulary.
+positions, V vocabulary, F latents.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,10 @@ from orderscale_jax.explorer.film import film_model
 from orderscale_jax.explorer.tables import choices, why_no_explorer
 from orderscale_jax.model import MODES, Interventions, ListTransformer, keep_weights
 from orderscale_jax.model.interventions import rescaled
+from orderscale_jax.options import shown
+from orderscale_jax.sae import SparseAutoencoder, load_pretrained_sae, pretrained_saes
+from orderscale_jax.sae.steering import HIGH, LOW
+from orderscale_jax.sae.views import why_no_model
 
 IN_SEP = "L0 SEP"  # the row whose weights digits and positions may have of their own
 LARGEST_WEIGHT = 100  # of attention that a reader sets
@@ -36,10 +42,17 @@ DEFAULTS: dict[str, Any] = {
     "digit_weights": None,
     "position_weights": None,
     "patterns": {},
+    "latents": None,
 }
 
 
-def evaluate(state: Mapping[str, Any], model: ListTransformer | None = None, lists=None) -> np.ndarray:
+def evaluate(
+    state: Mapping[str, Any],
+    model: ListTransformer | None = None,
+    lists=None,
+    *,
+    sae: SparseAutoencoder | None = None,
+) -> np.ndarray:
     """Logits [B, 2, V] of a state of the explorer, computed by the library in residual form.
 
     Args:
@@ -50,9 +63,12 @@ def evaluate(state: Mapping[str, Any], model: ListTransformer | None = None, lis
         digits, and the vectors of their positions: two numbers, `swap` (alpha_1 and alpha_2 exchanged),
         `reversed` (as in the reversed list) or `even` (the mean of the two);
         `patterns`, by name of a row such as `L1 o2` the weights of the keys that it reads;
+        `latents`, None for SEP itself; else what a sparse autoencoder (SAE) makes of SEP stands in its place
+        after layer 0, with each of these latents, by index, times its scale, and the others as they are;
         `model`, the name of a shipped one, and `step`, one of `film_model`.
       model: instead of the one that `state` names; such a state has no `step`.
       lists: digits [B, 2] instead of the state's own list.
+      sae: of the latents, instead of the one that is shipped with the model that `state` names.
 
     Raises:
       UserError: something of it does not exist, or the explorer cannot show this model.
@@ -63,6 +79,9 @@ def evaluate(state: Mapping[str, Any], model: ListTransformer | None = None, lis
     state = DEFAULTS | dict(state)
     if model is not None and state["step"] is not None:
         raise UserError(f"the state is of step {state['step']!r} of a film: leave out the model, or the step")
+    if state["latents"] is not None:
+        sae = _sae(state, model) if sae is None else sae
+        check_kind("sae", sae, SparseAutoencoder)
     model = _model(state) if model is None else model
     check_kind("model", model, ListTransformer)
     config, graph = model.config, model.config.graph
@@ -94,6 +113,8 @@ def evaluate(state: Mapping[str, Any], model: ListTransformer | None = None, lis
         patterns_at=jnp.asarray(at),
         added=jnp.asarray(added),
     )
+    if state["latents"] is not None:
+        interventions = _reconstructed(model, sae, state["latents"], lists, interventions)
     return np.asarray(_logits(*nnx.split(model), lists, interventions))
 
 
@@ -105,6 +126,68 @@ def _logits(graphdef, state, lists, interventions):
 @functools.partial(jax.jit, static_argnums=0)
 def _patterns(graphdef, state, lists):
     return nnx.merge(graphdef, state)(lists, trace=True)[1].patterns
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _residuals(graphdef, state, lists, interventions):
+    return nnx.merge(graphdef, state)(lists, interventions, trace=True)[1].residuals
+
+
+def _reconstructed(
+    model: ListTransformer, sae: SparseAutoencoder, latents, lists, interventions: Interventions
+) -> Interventions:
+    """The interventions, and after layer 0 in SEP's place what scaled latents say that it is."""
+    if reason := why_no_model(model):
+        raise UserError(reason)
+    if (width := sae.W_dec.shape[1]) != model.config.d_model:
+        raise UserError(
+            f"the SAE reads residuals of width {width}, and the model has {model.config.d_model}: give the "
+            "model that it was trained on"
+        )
+    scales, sep = _scales(sae, latents), model.config.graph.sep
+    residuals = _residuals(*nnx.split(model), lists, interventions)
+    replaced = sae.decode(sae.encode(residuals[1, :, sep]) * scales)
+    at = np.zeros((len(residuals), residuals.shape[2]), bool)
+    at[1, sep] = True
+    return dataclasses.replace(
+        interventions, residuals=residuals.at[1, :, sep].set(replaced), residuals_at=jnp.asarray(at)
+    )
+
+
+def _scales(sae: SparseAutoencoder, latents: Mapping[int | str, float]) -> np.ndarray:
+    """By what each latent is multiplied, [F]; in JSON the indices are text."""
+    check_kind("latents", latents, Mapping)
+    scales, found = np.ones(sae.config.width, np.float32), set()
+    for name, scale in latents.items():
+        index = int(name) if isinstance(name, str) and re.fullmatch(r"0|[1-9][0-9]{0,8}", name) else name
+        if not isinstance(index, int | np.integer) or isinstance(index, bool) or not 0 <= index < len(scales):
+            raise UserError(f"there is no latent {shown(name)}; there are 0 to {len(scales) - 1}")
+        if index in found:
+            raise UserError(f"latents has latent {index} twice")
+        if not _is_number(scale) or not LOW <= scale <= HIGH:
+            raise UserError(
+                f"the scale of latent {index} must be a number from {LOW:g} to {HIGH:g}, got {shown(scale)}"
+            )
+        found.add(index)
+        scales[index] = scale
+    return scales
+
+
+def _sae(state: Mapping[str, Any], model: ListTransformer | None) -> SparseAutoencoder:
+    """The shipped SAE of a state without a model of its own."""
+    if model is not None:
+        raise UserError("the state has latents: give the SAE that they are of as `sae`")
+    if state["step"] is not None:
+        raise UserError(
+            f"an SAE is of a trained model, and the state is of step {state['step']!r} of a film: leave out "
+            "the latents, or the step"
+        )
+    if state["model"] not in pretrained_saes():
+        raise UserError(
+            f"no SAE of {state['model']!r} is shipped (there is one of {', '.join(pretrained_saes())}): give "
+            "it as `sae`"
+        )
+    return load_pretrained_sae(state["model"])[0]
 
 
 def _given_patterns(model: ListTransformer, patterns: Mapping[str, Any]):
@@ -154,12 +237,14 @@ def _weights(name: str, wanted: Any, own: np.ndarray, of_reversed: np.ndarray) -
 
 def _numbers(name: str, given: Any) -> np.ndarray:
     fits = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes) and len(given) == 2
-    if not fits or not all(
-        isinstance(x, numbers.Real) and not isinstance(x, bool | np.bool_) and 0 <= x <= LARGEST_WEIGHT
-        for x in given
-    ):
+    if not fits or not all(_is_number(x) and 0 <= x <= LARGEST_WEIGHT for x in given):
         raise UserError(f"{name} must be two numbers from 0 to {LARGEST_WEIGHT}, got {given!r}")
     return np.array([float(x) for x in given])
+
+
+def _is_number(given: Any) -> bool:
+    """Whether it is a real number, and no truth value."""
+    return isinstance(given, numbers.Real) and not isinstance(given, bool | np.bool_)
 
 
 def _cut(weights: np.ndarray, kept: np.ndarray, renormalize: bool) -> np.ndarray:

@@ -3,9 +3,10 @@
 With one head and frozen identity projections every residual is a sum of the vectors with which the list
 enters: the embeddings of its digits, the two vectors of their positions, and what SEP, o1 and o2 start with.
 These are the *atoms*. Logits are linear in a residual and scores in the two that meet, so tables by atom are
-the whole model, and a page can compute with them what the model does.
+the whole model, and a page can compute with them what the model does. So it is with a sparse autoencoder
+(SAE) on SEP: what it reads is a sum by atom, and what it writes a sum by latent.
 
-Dimensions: N digits, A = N+5 atoms, V = N+2 vocabulary, L layers, R rows.
+Dimensions: N digits, A = N+5 atoms, V = N+2 vocabulary, L layers, R rows, F latents.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from orderscale_jax.errors import check_kind
 from orderscale_jax.formatting import count, enumerate_words
 from orderscale_jax.graph import Graph
 from orderscale_jax.model import ListTransformer, ModelConfig
+from orderscale_jax.sae import SparseAutoencoder, encode_lists, view_sep
+from orderscale_jax.sae.autoencoder import named_arrays
+from orderscale_jax.sae.config import BY_BATCH
+from orderscale_jax.sae.dictionary import PEELED, SELECTIVE, detection
+from orderscale_jax.task import TaskConfig
 
 PLACES = ("P1", "P2", "SEP", "o1", "o2")  # the atoms after the digits, in this order
 LAYERS = (2, 3)  # of models that are shown
@@ -45,6 +51,35 @@ class Tables:
     @property
     def n_layers(self) -> int:
         return len(self.scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class SAETables:
+    """What a page computes the latents of a list with, and what they add to the logits.
+
+    Attributes:
+      encoder: [N+3, F], what the atoms in SEP (digits, P1, P2, SEP) add to the preactivations; SEP's, which
+        is always there once, has all that is constant.
+      thresholds: [F], above which a latent is on.
+      n_kept: only so many of the largest are on; None if the threshold alone decides.
+      is_binary: whether a latent that is on is 1.
+      decoder: [F+1, V], what a latent of 1 adds to the logits; last what is constant.
+      keys: [F+1], the same of the score of SEP for o2 in the last layer.
+      correlations: [F], of each latent with alpha_1 - alpha_2 over all lists.
+      special: the latents that go with order, the most special first.
+      digits: by latent, the digits that it detects: it is on in at least half of the lists with them, and in
+        less than half of all lists.
+    """
+
+    encoder: np.ndarray
+    thresholds: np.ndarray
+    n_kept: int | None
+    is_binary: bool
+    decoder: np.ndarray
+    keys: np.ndarray
+    correlations: np.ndarray
+    special: np.ndarray
+    digits: tuple[tuple[int, ...], ...]
 
 
 def why_not_shown(config: ModelConfig) -> str | None:
@@ -89,6 +124,38 @@ def tables_of(model: ListTransformer) -> Tables:
         W_Q, W_K = (np.asarray(W[0], np.float64) for W in (block.attn.W_Q, block.attn.W_K))
         scores.append((atoms[queries] @ W_Q) @ (atoms @ W_K).T / np.sqrt(config.d_head))
     return Tables(n, atoms @ U, tuple(scores), rows)
+
+
+def sae_tables(model: ListTransformer, sae: SparseAutoencoder) -> SAETables:
+    """The tables of an SAE on SEP of a plain two-layer model.
+
+    Raises:
+      UserError: the model is of another kind, or the SAE of another width.
+    """
+    check_kind("sae", sae, SparseAutoencoder)
+    config, family = model.config, sae.config.family
+    encoded = encode_lists(sae, view_sep(model, TaskConfig(n_digits=config.n_digits)))
+    view, readout = encoded.view, encoded.view.readout
+    arrays = {name: array.astype(np.float64) for name, array in named_arrays(sae).items()}
+    E, P = (np.asarray(x[...], np.float64) for x in (model.embed.W_E, model.pos_embed.W_pos))
+    start = E[config.sep_token] + P[2] - encoded.constant
+    encoder = np.concatenate([view.embeddings, view.positions, start[None]]) @ arrays["W_enc"]
+    encoder[-1] += arrays["b_enc"]
+    threshold = arrays["threshold"] if family in (*BY_BATCH, "jumprelu") else 0.0
+    decoder = np.concatenate([encoded.decoder, encoded.constant[None]])
+    share, _ = detection(view, encoded.latents)
+    is_on = (share >= PEELED) & (encoded.firing < SELECTIVE)
+    return SAETables(
+        encoder=encoder,
+        thresholds=np.broadcast_to(np.maximum(threshold, 0), encoder.shape[1:]),
+        n_kept=sae.config.k if family == "topk" else None,
+        is_binary=family == "binary",
+        decoder=decoder @ readout.W_U,
+        keys=decoder @ readout.key,
+        correlations=encoded.correlations,
+        special=encoded.special(),
+        digits=tuple(tuple(np.flatnonzero(of).tolist()) for of in is_on.T),
+    )
 
 
 def atoms_that_choose(graph: Graph, n_digits: int, layer: int) -> np.ndarray:

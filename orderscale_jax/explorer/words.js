@@ -15,6 +15,14 @@ function sepSentence({ state, result }) {
   return `In layer 0 SEP reads more of ${a1 > a2 ? `d1 = ${d1}` : `d2 = ${d2}`} (${shares}).`;
 }
 
+const scalesInWords = (latents) => Object.entries(latents).map(([index, scale]) => `latent ${index} at ${scale} times its size`).join(", ");
+
+// What stands in SEP's place.
+function latentSentence({ state: { latents } }) {
+  const scaled = scalesInWords(latents);
+  return `In SEP's place stands what the autoencoder makes of it${scaled ? `, with ${scaled}` : ""}.`;
+}
+
 function outputSentence(i, { state, model, result }) {
   const token = result.predictions[i];
   const role = roleOf(state, token);
@@ -53,6 +61,7 @@ function drawWords(el, view) {
     [verdictSentence(view), `osx-lead ${view.result.outcome === 0 ? "" : "osx-wrong"}`],
     [allSentence(view), ""],
     [sepSentence(view), "osx-more"],
+    ...(view.state.latents === null ? [] : [[latentSentence(view), "osx-more"]]),
     [outputSentence(0, view), "osx-more"],
     [outputSentence(1, view), "osx-more"],
     [changesSentence(view), "osx-quiet osx-more"],

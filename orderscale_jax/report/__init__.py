@@ -1,6 +1,7 @@
 """What was found about one model, in a form to hand on: results.json, figures, a page, claims."""
 
 from orderscale_jax.report.claims import Claim, Judgement, claims_text, judge_claims
+from orderscale_jax.report.latents import write_sae_report
 from orderscale_jax.report.page import render_page
 from orderscale_jax.report.published import published_kind
 from orderscale_jax.report.record import complete
@@ -20,4 +21,5 @@ __all__ = [
     "read_history",
     "render_page",
     "write_report",
+    "write_sae_report",
 ]

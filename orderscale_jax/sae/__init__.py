@@ -13,7 +13,7 @@ from orderscale_jax.sae.steering import (
     steer,
     study_steering,
 )
-from orderscale_jax.sae.store import import_sae, load_sae, save_sae
+from orderscale_jax.sae.store import import_sae, load_pretrained_sae, load_sae, pretrained_saes, save_sae
 from orderscale_jax.sae.study import SAEStudy, study_sae, tabulate
 from orderscale_jax.sae.sweep import Job, Source, grid, source, train
 from orderscale_jax.sae.views import Readout, SepView, view_sep
@@ -43,9 +43,11 @@ __all__ = [
     "import_sae",
     "in_bins",
     "judge",
+    "load_pretrained_sae",
     "load_sae",
     "match_dictionary",
     "peel",
+    "pretrained_saes",
     "reversal_regions",
     "save_sae",
     "seed_agreement",

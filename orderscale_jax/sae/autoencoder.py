@@ -5,6 +5,7 @@ Dimensions: B lists, D model, F latents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from orderscale_jax.circuits.checks import real_numbers
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model.numerics import matmul
 from orderscale_jax.options import shown
@@ -64,11 +66,12 @@ class SparseAutoencoder(nnx.Module):
 
     def encode(self, sep):
         """Latents [B, F] of SEP [B, D] as they are after training."""
-        return kept(self.config, self.preactivations(sep - self.act_mean[...]), self.threshold[...])
+        x = _rows("sep", sep, len(self.act_mean[...])) - self.act_mean[...]
+        return kept(self.config, self.preactivations(x), self.threshold[...])
 
     def decode(self, latents):
         """What latents [B, F] say that SEP [B, D] is."""
-        return self.reconstruct(latents) + self.act_mean[...]
+        return self.reconstruct(_rows("latents", latents, self.config.width)) + self.act_mean[...]
 
     def preactivations(self, x):
         """[B, F] before anything is cut off, of SEP less its mean [B, D]."""
@@ -81,12 +84,20 @@ class SparseAutoencoder(nnx.Module):
         return matmul(latents, self.W_dec[...]) + self.b_dec[...]
 
 
+def _rows(name: str, rows, width: int):
+    """The argument `name` [B, width], traced or not; UserError if it has another shape."""
+    rows = rows if isinstance(rows, jax.Array) else real_numbers(name, rows)
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise UserError(f"{name} must have shape [B, {width}], got {list(rows.shape)}")
+    return rows
+
+
 def kept(config: SAEConfig, preactivations, threshold, xp: Any = jnp):
     """Latents [B, F] of preactivations [B, F] after training, in the arithmetic of `xp` (JAX or NumPy)."""
     positive = xp.maximum(preactivations, 0)
     if config.family in BY_BATCH:
         is_kept = positive > xp.maximum(threshold, 0)
-        return xp.where(is_kept, 1 if config.family == "binary" else positive, 0)
+        return xp.where(is_kept, xp.ones_like(positive) if config.family == "binary" else positive, 0)
     if config.family == "topk":
         least = xp.sort(positive, axis=-1)[..., -config.k, None]
         return xp.where(positive >= least, positive, 0)
@@ -104,13 +115,14 @@ def named_arrays(sae: SparseAutoencoder) -> dict[str, np.ndarray]:
 ARRAYS = ("W_dec", "W_enc", "act_mean", "b_dec", "b_enc", "threshold")
 
 
-def from_named_arrays(config: SAEConfig, arrays: dict[str, np.ndarray]) -> SparseAutoencoder:
+def from_named_arrays(config: SAEConfig, arrays: Mapping[str, np.ndarray]) -> SparseAutoencoder:
     """An SAE with the given arrays; the inverse of `named_arrays`.
 
     Raises:
-      UserError: an array is missing, unknown, not finite, or of another shape.
+      UserError: an array is missing, unknown, not finite, no array of numbers, or of another shape.
     """
     check_kind("config", config, SAEConfig)
+    check_kind("arrays", arrays, Mapping)
     if missing := sorted(set(ARRAYS) - set(arrays)):
         raise UserError(f"array {missing[0]} is missing")
     if unknown := sorted(set(arrays) - set(ARRAYS)):
@@ -118,10 +130,10 @@ def from_named_arrays(config: SAEConfig, arrays: dict[str, np.ndarray]) -> Spars
     d_model = np.shape(arrays["W_dec"])[-1] if np.ndim(arrays["W_dec"]) == 2 else 1
     sae = nnx.eval_shape(lambda: SparseAutoencoder(config, d_model, rngs=nnx.Rngs(0)))
     for name in ARRAYS:
-        array, leaf = np.asarray(arrays[name]), getattr(sae, name)
+        array, leaf = real_numbers(f"array {name}", arrays[name]), getattr(sae, name)
         if array.shape != leaf.shape:
             raise UserError(f"array {name} has shape {list(array.shape)}, expected {list(leaf.shape)}")
-        if not np.isfinite(array).all():
-            raise UserError(f"array {name} holds numbers that are not finite")
+        if array.size and np.abs(array).max() > np.finfo(np.float32).max:
+            raise UserError(f"array {name} holds a number that is too large for 32 bits")
         leaf.set_value(jnp.asarray(array, jnp.float32))
     return sae

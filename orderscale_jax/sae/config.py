@@ -12,6 +12,7 @@ BY_BATCH = ("batch_topk", "matryoshka", "binary")  # keep the largest of a batch
 PENALTIES = {"jumprelu": 1.0, "l1": 0.1}  # of the published library (`dictionary-learning`)
 NESTED = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32)  # shares of the latents of a matryoshka SAE
 LARGEST_WIDTH = 2**16
+MOST_IN_BATCH = 2**24  # latents of a whole batch that can be counted in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class SAEConfig:
             raise UserError(f"sae.width must be at most {LARGEST_WIDTH:,}, got {self.width:,}")
         if self.k > self.width:
             raise UserError(f"sae.k={self.k} keeps more latents than there are (sae.width={self.width})")
-        if self.width * self.batch_size > 2**24 and self.family in BY_BATCH:
+        if self.width * self.batch_size > MOST_IN_BATCH and self.family in BY_BATCH:
             raise UserError(
                 f"sae.width times sae.batch_size must be at most 2^24, got {self.width * self.batch_size:,}: "
                 "give a smaller batch"

@@ -1,7 +1,7 @@
 """Did the SAE find the dictionary that SEP is made of? It is known: digits' embeddings, and P_1 - P_2.
 
-After layer 0 SEP is S + alpha_1 (E_d1 + P_1) + alpha_2 (E_d2 + P_2), and the two alphas sum to 1. So about its
-mean it moves along the embeddings E_d of the digits and along P_1 - P_2 alone.
+After layer 0 SEP is S + alpha_1 (E_d1 + P_1) + alpha_2 (E_d2 + P_2), and the two alphas sum to 1. So about
+its mean it moves along the embeddings E_d of the digits and along P_1 - P_2 alone.
 
 Dimensions: B lists, D model, F latents, N digits.
 """
@@ -143,8 +143,14 @@ def peel(view: SepView, latents) -> tuple[np.ndarray, np.ndarray]:
     The digit of whose lists it is on in the largest share is taken first; then, of the lists without it, the
     next, as long as that share is at least a half. A detector of k digits is on in
     k (2N - 1) - k (k - 1) of all N^2 lists.
+
+    Raises:
+      UserError: the latents are not those of the view's lists.
     """
-    on, has = np.asarray(latents) > 0, _contains(view)
+    check_kind("view", view, SepView)
+    on, has = real_numbers("latents", latents) > 0, _contains(view)
+    if on.ndim != 2 or len(on) != len(has):
+        raise UserError(f"latents must have shape [{len(has)}, F], got {list(on.shape)}")
     symbols, leftover = np.zeros(on.shape[1], int), np.zeros(on.shape[1])
     for i in np.flatnonzero(on.any(0)):
         is_left = np.ones(len(on), bool)
@@ -178,12 +184,13 @@ def seed_agreement(decoders: Sequence[np.ndarray]) -> float:
       UserError: there are fewer than two, or they are of different widths D.
     """
     decoders = [real_numbers("decoders", decoder) for decoder in decoders]
-    if len(decoders) < 2 or len({decoder.shape[1:] for decoder in decoders}) > 1:
+    widths = {decoder.shape[1:] for decoder in decoders}
+    if len(decoders) < 2 or len(widths) > 1 or decoders[0].ndim != 2:
         raise UserError("agreement is between the decoders [F, D] of two SAEs or more, of the same D")
     found = []
     for a, b in itertools.combinations(decoders, 2):
         _, matched = _matched(np.abs(cosine(a, b)))
-        found.append(matched.sum() / max(len(a), len(b)))
+        found.append(matched.sum() / max(len(a), len(b), 1))
     return float(np.mean(found))
 
 

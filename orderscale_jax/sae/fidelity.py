@@ -16,7 +16,7 @@ from orderscale_jax.formatting import columns, number, percent
 from orderscale_jax.printing import Printable
 from orderscale_jax.sae.autoencoder import SparseAutoencoder, kept, named_arrays
 from orderscale_jax.sae.config import SAEConfig
-from orderscale_jax.sae.views import GROUPS, SepView
+from orderscale_jax.sae.views import GROUPS, SepView, rows_of
 
 CORRELATIONS = {"code": 0.5, "text": 0.3}  # |r| above which a latent is special, in their code and their text
 
@@ -65,7 +65,7 @@ class Encoded(Printable):
 
     def decode(self, latents) -> np.ndarray:
         """SEP [B, D] of latents [B, F]."""
-        return latents @ self.decoder + self.constant
+        return rows_of("latents", latents, len(self.decoder)) @ self.decoder + self.constant
 
     @property
     def live_decoder(self) -> np.ndarray:
@@ -103,7 +103,8 @@ class Fidelity(Printable):
       intact: what the outputs say of SEP itself. patched: of the reconstruction in its place.
       loss_recovered: 1 where the loss with the reconstruction is the model's, 0 where it is that of SEP
         replaced by zero.
-      loss_recovered_of_mean: the same with SEP replaced by its mean over the lists of the group.
+      loss_recovered_of_mean: the same with SEP replaced by its mean over the lists of the group; NaN where
+        that changes nothing, as in a group of one list.
     """
 
     mse: dict[str, float]
@@ -186,12 +187,23 @@ def fidelity(encoded: Encoded) -> Fidelity:
             "_of_mean": _losses(view, view.sep[at].mean(0)[None])[at].mean(),
         }
         for kind, worst in without.items():
-            found[f"loss_recovered{kind}"][group] = float((worst - patched) / (worst - intact))
+            share = (worst - patched) / (worst - intact) if worst != intact else float("nan")
+            found[f"loss_recovered{kind}"][group] = float(share)
     return Fidelity(**{**found, "dead": int((~(encoded.latents > 0).any(0)).sum())})
 
 
 def judge(answers, lists) -> Answers:
-    """What the outputs' answers [B, 2] are worth on lists [B, 2]."""
+    """What the outputs' answers [B, 2] are worth on lists [B, 2].
+
+    Raises:
+      UserError: there are none, or they have other shapes.
+    """
+    answers, lists = np.asarray(answers), np.asarray(lists)
+    if answers.shape != lists.shape or lists.ndim != 2 or lists.shape[1] != 2 or not len(lists):
+        raise UserError(
+            f"answers and lists must both have shape [B, 2], with at least one list; got "
+            f"{list(answers.shape)} and {list(lists.shape)}"
+        )
     right, differs = answers == lists, lists[:, 0] != lists[:, 1]
     is_reversed = (answers == lists[:, ::-1]).all(1)
     return Answers(

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orderscale_jax.circuits.checks import check_seed, whole_number
-from orderscale_jax.errors import check_kind
+from orderscale_jax.circuits.checks import check_seed, real_numbers, whole_number
+from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, percent
+from orderscale_jax.options import shown
 from orderscale_jax.printing import Printable
 from orderscale_jax.sae.fidelity import Answers, Encoded, judge
 from orderscale_jax.sae.steering import check_latents
@@ -93,6 +94,8 @@ def grade(
     """
     check_kind("encoded", encoded, Encoded)
     chosen = check_latents(encoded, latents)
+    if not isinstance(bins, Sequence) or isinstance(bins, str) or not bins:
+        raise UserError(f"bins must be several numbers of values, such as (1, 5); got {shown(bins)}")
     bins = [whole_number("bins", n, 1, 1000) for n in bins]
     n_draws = whole_number("n_draws", n_draws, 1, 10_000)
     view, generator = encoded.view, np.random.default_rng(check_seed(seed))
@@ -129,8 +132,14 @@ def grade(
 
 def in_bins(latents, n: int) -> np.ndarray:
     """Latents [B, F] of which each has at most n different values where it is on: the means of n bins of
-    its activations, with equally many lists each."""
-    latents = np.asarray(latents, np.float64)
+    its activations, with equally many lists each.
+
+    Raises:
+      UserError: the latents are no such array, or n is not positive.
+    """
+    latents, n = real_numbers("latents", latents), whole_number("n", n, 1)
+    if latents.ndim != 2:
+        raise UserError(f"latents must have shape [B, F], got {list(latents.shape)}")
     found = np.zeros_like(latents)
     for i in np.flatnonzero((latents > 0).any(0)):
         at = np.flatnonzero(latents[:, i] > 0)

@@ -1,8 +1,8 @@
 """At which scales of a vector in SEP do the outputs come out reversed? Solved, not searched.
 
-Steering puts `base + s v` in SEP's place, one base and one v per list, and moves s. o1 reads SEP alone, so its
-logits are straight lines in s. o2 weighs SEP, by a sigmoid of a straight line, against o1, which does not
-move: with z = SEP . key + offset, the gap between its logits of two tokens has the sign of
+Steering puts `base + s v` in SEP's place, one base and one v per list, and moves s. o1 reads SEP alone, so
+its logits are straight lines in s. o2 weighs SEP, by a sigmoid of a straight line, against o1, which does
+not move: with z = SEP . key + offset, the gap between its logits of two tokens has the sign of
 
     a + b s + c exp(-z(s)),
 
@@ -17,14 +17,17 @@ Dimensions: B lists, D model, V vocabulary, J competitors (V tokens), C crossing
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
+from orderscale_jax import task
 from orderscale_jax.circuits.checks import check_seed, real_numbers, whole_number
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, percent
+from orderscale_jax.options import shown
 from orderscale_jax.printing import Printable
 from orderscale_jax.sae.fidelity import Answers, Encoded, judge
 from orderscale_jax.sae.views import Readout, SepView
@@ -36,18 +39,19 @@ FARTHEST = 20.0  # where the published analysis believes a crossing of o1 no mor
 PARALLEL = 1e-5  # gap of slopes below which it takes two lines for parallel
 ROUNDS = 60  # of bisection: it ends at the last bit
 CHUNK = 2000  # lists at once
-REASONS = (  # what becomes of a list, in the published order of asking
-    "success",
-    "feat_zero",
-    "d1_eq_d2",
-    "unresponsive",
-    "o1_extrapolated",
-    "no_o2_crossover",
-    "no_o2_crossover_in_bounds",
-    "o1_never_predicts_d2",
-    "o2_never_predicts_d1",
-    "no_overlapping_dominance",
-)
+N_MARKS = 2  # tokens that are no digits: MASK and SEP
+REASONS = {  # what becomes of a list, in the published words and order of asking: in plain words
+    "success": "reversed at some scale",
+    "feat_zero": "the latent is off",
+    "d1_eq_d2": "two equal digits",
+    "unresponsive": "o1 does not move",
+    "o1_extrapolated": "o1 changes beyond scale 20 only",
+    "no_o2_crossover": "o2 never prefers d1 to d2",
+    "no_o2_crossover_in_bounds": "o2 prefers d1 only where o1 does not prefer d2",
+    "o1_never_predicts_d2": "o1 never says d2",
+    "o2_never_predicts_d1": "o2 never says d1",
+    "no_overlapping_dominance": "o1 says d2 and o2 says d1, but not together",
+}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -84,6 +88,9 @@ class Regions(Printable):
         return np.take_along_axis((self.starts + self.ends) / 2, at, 1)[:, 0]
 
 
+ALWAYS = ("success", "feat_zero", "d1_eq_d2")  # are told of even if there is no such list
+
+
 def reversal_regions(readout: Readout, lists, base, vector, low: float = LOW, high: float = HIGH) -> Regions:
     """The scales s from `low` to `high` at which `base + s vector` in SEP's place reverses a list.
 
@@ -94,21 +101,22 @@ def reversal_regions(readout: Readout, lists, base, vector, low: float = LOW, hi
       low, high: finite, ascending.
 
     Raises:
-      UserError: the shapes do not fit, or a number is not finite.
+      UserError: the shapes do not fit, a digit is not the model's, or a number is not finite.
     """
     check_kind("readout", readout, Readout)
-    lists = np.asarray(lists)
+    lists = task.check_lists(lists, 2, readout.W_U.shape[1] - N_MARKS)
     base, vector = (real_numbers(name, x) for name, x in (("base", base), ("vector", vector)))
     shape = len(lists), len(readout.first)
     for name, x in (("base", base), ("vector", vector)):
         if x.ndim != 2 or x.shape[1] != shape[1] or x.shape[0] not in (1, shape[0]):
             raise UserError(f"{name} must have shape {[*shape]} or {[1, shape[1]]}, got {list(x.shape)}")
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise UserError(f"scales go from low to high, both finite; got {low} and {high}")
+    are_numbers = all(isinstance(x, numbers.Real) for x in (low, high))
+    if not (are_numbers and np.isfinite([low, high]).all() and low < high):
+        raise UserError(f"scales go from low to high, both finite; got {shown(low)} and {shown(high)}")
     base, vector = np.broadcast_to(base, shape), np.broadcast_to(vector, shape)
     parts = [
         _regions(readout, lists[i : i + CHUNK], base[i : i + CHUNK], vector[i : i + CHUNK], low, high)
-        for i in range(0, len(lists), CHUNK)
+        for i in range(0, max(1, len(lists)), CHUNK)
     ]
     most = max([1, *(starts.shape[1] for starts, _ in parts)])
 
@@ -301,7 +309,7 @@ class Steering(Printable):
     def table(self) -> str:
         """How many lists are reversed at some scale, and why others are not."""
         rows = [("lists", "", "")]
-        rows += [(name, f"{n:,}", percent(n / len(self.active))) for name, n in self.reasons.items()]
+        rows += [(REASONS[name], f"{n:,}", percent(n / len(self.active))) for name, n in self.reasons.items()]
         rows.append(("reversed without steering", "", percent(self.before.reversed)))
         return columns(rows)
 
@@ -327,11 +335,14 @@ def steer(encoded: Encoded, latents, low: float = LOW, high: float = HIGH) -> St
 
 def check_latents(encoded: Encoded, latents) -> list[int]:
     """Indices of latents as a list; UserError unless each exists and is there once."""
-    found = np.atleast_1d(np.asarray(latents))
     n_latents = encoded.latents.shape[1]
+    try:
+        found = np.atleast_1d(np.asarray(latents))
+    except ValueError:  # rows of different lengths
+        found = np.zeros(0)
     fits = found.ndim == 1 and found.size and found.dtype.kind in "iu"
     if not fits or found.min() < 0 or found.max() >= n_latents or len(set(found.tolist())) < found.size:
-        raise UserError(f"latents are indices from 0 to {n_latents - 1}, each once; got {latents}")
+        raise UserError(f"latents are indices from 0 to {n_latents - 1}, each once; got {shown(latents)}")
     return [int(i) for i in found]
 
 
@@ -373,7 +384,7 @@ def why_not(view: SepView, base, vector, regions: Regions, active) -> dict[str, 
         found[(found == "") & holds] = name
     reason[failed] = found
     counts = {name: int((reason == name).sum()) for name in REASONS}
-    return {name: n for name, n in counts.items() if n or name in REASONS[:3]}
+    return {name: n for name, n in counts.items() if n or name in ALWAYS}
 
 
 def _holds_grid(starts, ends) -> np.ndarray:

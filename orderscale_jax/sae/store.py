@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from orderscale_jax import checkpoint, files, storage
+from orderscale_jax.circuits.checks import real_numbers
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model import ListTransformer
+from orderscale_jax.options import shown
 from orderscale_jax.sae.autoencoder import SparseAutoencoder, from_named_arrays, named_arrays
-from orderscale_jax.sae.config import BY_BATCH, SAEConfig
+from orderscale_jax.sae.config import BY_BATCH, MOST_IN_BATCH, SAEConfig
 from orderscale_jax.weight_files import read_npz, read_torch
 
+PRETRAINED = Path(__file__).parent / "pretrained"
 KINDS = {  # names in published files: ours, and whether theirs is the transpose
     "encoder.weight": ("W_enc", True),
     "encoder.bias": ("b_enc", False),
@@ -47,14 +50,15 @@ def save_sae(path: str | os.PathLike, sae: SparseAutoencoder, about: Mapping[str
       about: what else is to be known of it, as JSON can hold it: `seed`, `model_sha256`, ….
 
     Raises:
-      UserError: its arrays are not finite.
+      UserError: its arrays are not finite, or it is no SAE.
       FileExistsError: `path` holds something else.
       OSError: it cannot be written.
     """
     arrays = named_arrays(sae)
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise UserError(f"array {wrong[0]} holds numbers that are not finite: no such SAE is saved")
-    storage.write(path, arrays, {"sae": dataclasses.asdict(sae.config), "about": dict(about or {})})
+    check_kind("about", about := about or {}, Mapping)
+    storage.write(path, arrays, {"sae": dataclasses.asdict(sae.config), "about": files.plain(dict(about))})
 
 
 def load_sae(path: str | os.PathLike) -> tuple[SparseAutoencoder, dict[str, Any]]:
@@ -84,6 +88,7 @@ def load_sae(path: str | os.PathLike) -> tuple[SparseAutoencoder, dict[str, Any]
 
 def check_model(about: Mapping[str, Any], model: ListTransformer):
     """UserError if an SAE says that it was trained on another model than this one."""
+    check_kind("about", about, Mapping)
     said = about.get("model_sha256")
     if said is not None and said != model_digest(model):
         name = about.get("model", "another one")
@@ -125,7 +130,7 @@ def import_sae(
     if act_mean is not None:
         if "act_mean" in arrays:
             raise UserError(f"{path} holds its act_mean: give none")
-        arrays["act_mean"] = np.asarray(act_mean)
+        arrays["act_mean"] = real_numbers("act_mean", act_mean)
     try:
         return _from_arrays(arrays, family), {"source": path.name}
     except UserError as error:
@@ -142,7 +147,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], family: str | None) -> Sparse
         own, is_turned = KINDS[name]
         if own in ours or (is_turned and np.ndim(array) != 2):
             raise UserError(f"array {name} is there twice, or has shape {list(np.shape(array))}")
-        ours[own] = np.asarray(array, np.float32).T if is_turned else np.asarray(array, np.float32)
+        ours[own] = array.T if is_turned else array
     if "act_mean" not in ours:
         raise UserError("it says no act_mean, the mean [D] of the inputs that was subtracted: give it")
     if np.ndim(ours.get("W_dec")) != 2:
@@ -152,13 +157,16 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], family: str | None) -> Sparse
         family = "jumprelu" if np.ndim(ours.get("threshold", 0.0)) == 1 else "batch_topk"
         family = "matryoshka" if "group_sizes" in arrays else family
         family = "l1" if "threshold" not in ours else family
-    ours.setdefault("threshold", np.float32(-1))
-    k = int(arrays["k"]) if np.shape(arrays.get("k")) == () and "k" in arrays else min(3, width)
-    if family == "topk":
+    if family == "topk" or "threshold" not in ours:
         ours["threshold"] = np.float32(-1)
-    if family in BY_BATCH and ours["threshold"] < 0:
+    k = real_numbers("array k", arrays.get("k", min(3, width)))
+    if k.shape != () or k != np.rint(k):
+        raise UserError(f"array k must be a whole number, got {shown(arrays['k'])}")
+    batch_size = max(1, min(SAEConfig.batch_size, MOST_IN_BATCH // max(1, width)))
+    sae = from_named_arrays(SAEConfig(family=family, width=width, k=int(k), batch_size=batch_size), ours)
+    if family in BY_BATCH and sae.threshold[...] < 0:
         raise UserError("its threshold is negative: it was trained too short to have one")
-    return from_named_arrays(SAEConfig(family=family, width=width, k=k), ours)
+    return sae
 
 
 def name_of(config: SAEConfig, seed: int, source: str = "") -> str:
@@ -166,3 +174,22 @@ def name_of(config: SAEConfig, seed: int, source: str = "") -> str:
     sparse = f"p{config.weight_of_penalty:g}" if config.family == "l1" else f"k{config.k}"
     parts = (source, config.family, f"w{config.width}", sparse, f"lr{config.learning_rate:g}", f"seed{seed}")
     return re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join(part for part in parts if part))
+
+
+def load_pretrained_sae(name: str) -> tuple[SparseAutoencoder, dict[str, Any]]:
+    """An SAE that comes with the package, one of `pretrained_saes`, named as the model that it is of.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    names = pretrained_saes()
+    if name not in names:
+        raise UserError(f"no pretrained SAE {name!r}; there is {', '.join(names) or 'none'}")
+    return load_sae(PRETRAINED / name)
+
+
+def pretrained_saes() -> tuple[str, ...]:
+    """The names that `load_pretrained_sae` knows."""
+    if not PRETRAINED.is_dir():
+        return ()
+    return tuple(sorted(entry.name for entry in PRETRAINED.iterdir() if storage.is_ours(entry)))

@@ -57,7 +57,7 @@ def study_sae(sae: SparseAutoencoder, view: SepView, *, seed: int = 0) -> SAEStu
     """Asks everything of one SAE; `seed` is that of the controls.
 
     Raises:
-      UserError: the SAE does not fit the model, or none of its latents is on in any list.
+      UserError: the SAE does not fit the model.
     """
     check_kind("sae", sae, SparseAutoencoder)
     encoded = encode_lists(sae, view)
@@ -149,7 +149,10 @@ def tabulate(study: SAEStudy) -> dict[str, Any]:
                     name: _by_name(getattr(grading, name))
                     for name in ("special", "digits", "direction", "every")
                 },
-                "spread": grading.spread,
+                "spread": {
+                    name: {str(n): size for n, size in by_bins.items()}
+                    for name, by_bins in grading.spread.items()
+                },
             },
             "steering": {
                 **{name: getattr(study.steering, name) for name in WORDS},

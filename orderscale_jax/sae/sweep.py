@@ -9,10 +9,11 @@ Dimensions: B lists, D model, J jobs, R runs, S models.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from orderscale_jax import checkpoint, files, storage
 from orderscale_jax.circuits.checks import check_seed
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.model import ListTransformer
+from orderscale_jax.options import shown
 from orderscale_jax.sae import store
 from orderscale_jax.sae.config import SAEConfig
 from orderscale_jax.sae.training import (
@@ -43,8 +45,10 @@ from orderscale_jax.training.shares import ALL
 
 PLAN = "plan.json"
 FORMAT = 1
-SHAPING = ("k", "learning_rate", "penalty")  # options that may differ between runs of one program
 TIMED_STEPS = 20
+DIVERGED, SMALLEST_LOSS = 1e4, 1e-6  # so many times the loss of the inputs' mean, and never less
+# On a CPU each SAE is trained alone, all by the same program.
+_compiled = functools.lru_cache(maxsize=4)(CompiledSAETraining)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +59,19 @@ class Job:
       config: how.
       seed: decides its first weights and batches.
       source: name of the model on whose SEP it is trained.
+
+    Raises:
+      UserError: the configuration, the seed or the name is none.
     """
 
     config: SAEConfig
     seed: int
     source: str
+
+    def __post_init__(self):
+        check_kind("config", self.config, SAEConfig)
+        check_seed(self.seed)
+        check_kind("source", self.source, str)
 
     @property
     def name(self) -> str:
@@ -87,12 +99,16 @@ def grid(base: SAEConfig, axes: Mapping[str, Sequence[Any]], seeds: Sequence[int
         unsigned number of 32 bits or is there twice.
     """
     check_kind("base", base, SAEConfig)
+    check_kind("axes", axes, Mapping)
     known = [field.name for field in dataclasses.fields(SAEConfig)]
     for name, values in axes.items():
         if name not in known:
             raise UserError(f"there is no option {name!r} of an SAE; there are {', '.join(known)}")
-        if not len(values) or len(set(values)) < len(values):
-            raise UserError(f"the axis {name} needs values, each once; got {list(values)}")
+        several = isinstance(values, Iterable) and not isinstance(values, str) and list(values)
+        if not several or any(value in several[:i] for i, value in enumerate(several)):
+            raise UserError(f"the axis {name} needs values, each once; got {shown(values)}")
+    if not isinstance(seeds, Iterable):
+        raise UserError(f"an SAE needs seeds, each once; got {shown(seeds)}")
     seeds = [check_seed(seed) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"an SAE needs seeds, each once; got {seeds}")
@@ -128,15 +144,15 @@ def train(
       Interrupted: it was wanted; what is in training is saved.
       OSError: the system refuses to read or write.
     """
-    jobs, workdir = list(jobs), files.absolute(files.place(workdir))
     check_jobs(jobs, sources)
+    jobs, workdir = list(jobs), files.absolute(files.place(workdir))
     if files.is_remote(workdir):
         raise UserError(
             f"SAEs are trained in a directory of this machine, and {workdir} is none: copy it after"
         )
     files.make_directory(workdir)
     with owned(workdir, ALL) as check:
-        _claim(workdir, jobs, sources)
+        planned = _claim(workdir, jobs, sources)
         places = {job.name: workdir / "saes" / job.name for job in jobs}
         for job in jobs:
             if storage.is_there(places[job.name]):
@@ -144,12 +160,19 @@ def train(
         for program in programs(job for job in jobs if not storage.is_there(places[job.name])):
             for group in _groups(program):
                 _Course(group, sources, workdir, places, on_steps, save_seconds, interruption, check).train()
-        files.remove_directory(workdir / "states")
+        if all(storage.is_there(workdir / "saes" / name) for name in planned):
+            files.remove_directory(workdir / "states")
     return places
 
 
 def check_jobs(jobs: Sequence[Job], sources: Mapping[str, Source]):
     """UserError unless each job has a name of its own, a source, and enough training lists for its batch."""
+    check_kind("jobs", jobs, Sequence)
+    check_kind("sources", sources, Mapping)
+    for job in jobs:
+        check_kind("a job", job, Job)
+    for each in sources.values():
+        check_kind("a source", each, Source)
     if not jobs:
         raise UserError("there is no SAE to train: give at least one")
     names = [job.name for job in jobs]
@@ -177,10 +200,8 @@ def programs(jobs) -> list[list[Job]]:
 
 
 def _shape(config: SAEConfig) -> SAEConfig:
-    """The configuration without what may differ between runs of one program; `topk` has k as a number,
-    too, but uses the configured one after training."""
-    return dataclasses.replace(config, **{name: SAEConfig.__dataclass_fields__[name].default for name in SHAPING}
-                               | {"k": min(3, config.width)})  # fmt: skip
+    """The configuration without what may differ between runs of one program."""
+    return dataclasses.replace(config, k=1, penalty=None, learning_rate=SAEConfig.learning_rate)
 
 
 def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -190,8 +211,9 @@ def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
     return [list(jobs[i : i + size]) for i in range(0, len(jobs), size)]
 
 
-def _claim(workdir: files.Place, jobs: Sequence[Job], sources: Mapping[str, Source]):
-    """Writes what is trained here, or checks that it is what was begun, with as many more as one likes."""
+def _claim(workdir: files.Place, jobs: Sequence[Job], sources: Mapping[str, Source]) -> list[str]:
+    """Writes what is trained here, or checks that it is what was begun, with as many more as one likes; the
+    names of all that were ever planned."""
     path = workdir / PLAN
     said = {"format": FORMAT, "models": {name: source.digest for name, source in sources.items()}, "jobs": {}}
     if path.exists():
@@ -210,10 +232,11 @@ def _claim(workdir: files.Place, jobs: Sequence[Job], sources: Mapping[str, Sour
             old = said["jobs"][job.name]
             name = next(name for name in options if options[name] != old.get(name))
             raise UserError(
-                f"{workdir} was begun with {name}={old.get(name)} and not {options[name]}: give the same options "
-                "or another directory"
+                f"{workdir} was begun with {name}={old.get(name)} and not {options[name]}: give the same "
+                "options or another directory"
             )
     files.write_note(path, said)
+    return list(said["jobs"])
 
 
 class _Course:
@@ -235,37 +258,39 @@ class _Course:
         if latest is not None:
             done, runs, _ = latest
             self.on_steps(done * len(self.jobs), float("nan"))
-        placement, compiled = lay_out(n_places), {}
+        placement = lay_out(n_places)
         loaded, saved_at = None, time.perf_counter()
         with self.interruption.deferred():
             while done < config.steps:
                 size = min(STRETCH, config.steps - done)
-                if size not in compiled:
-                    compiled[size] = CompiledSAETraining(config, size, placement)
-                loaded = compiled[size].load(runs) if loaded is None else loaded
-                loaded = compiled[size](loaded, inputs)
+                training = _compiled(config, size, placement)
+                loaded = training.load(runs) if loaded is None else loaded
+                loaded = training(loaded, inputs)
                 losses = np.asarray(loaded.loss).ravel()[: len(self.jobs)]
                 done += size
-                self._check_finite(losses, done)
+                self._check_losses(losses, inputs, done)
                 self.on_steps(size * len(self.jobs), float(losses.mean() / inputs.shape[-1]))
                 is_wanted = self.interruption.is_wanted and done < config.steps
                 if is_wanted or time.perf_counter() - saved_at >= self.save_seconds:
                     self.check()
-                    checkpoint.save_state(self.states, done, compiled[size].fetch(loaded), {})
+                    checkpoint.save_state(self.states, done, training.fetch(loaded), {})
                     saved_at = time.perf_counter()
                 if is_wanted:
                     raise Interrupted(f"stopped after step {done:,}, which is saved in {self.states}")
-            self._write(runs if loaded is None else compiled[size].fetch(loaded))
+            self._write(runs if loaded is None else training.fetch(loaded))
             if self.interruption.is_wanted:
-                raise Interrupted(f"{len(self.jobs)} SAEs are ready, others are not")
+                raise Interrupted(f"stopped after {self.jobs[-1].name}, which is ready and kept")
 
-    def _check_finite(self, losses: np.ndarray, done: int):
-        if not np.isfinite(losses).all():
-            job = self.jobs[int(np.flatnonzero(~np.isfinite(losses))[0])]
-            raise UserError(
-                f"{job.name} diverged before step {done:,}: its loss is no longer finite; give a smaller "
-                "learning rate"
-            )
+    def _check_losses(self, losses: np.ndarray, inputs, done: int):
+        names = list(self.sources)
+        for job, loss in zip(self.jobs, losses, strict=True):
+            sep = inputs[names.index(job.source)]
+            most = DIVERGED * float(((sep - sep.mean(0)) ** 2).sum(-1).mean())
+            if not loss <= max(most, SMALLEST_LOSS):
+                raise UserError(
+                    f"{job.name} diverged before step {done:,}: its loss is {loss:.2g}, and that of the mean of "
+                    f"all inputs {most / DIVERGED:.2g}; give a smaller learning rate"
+                )
 
     def _write(self, runs: SAERun):
         for i, job in enumerate(self.jobs):

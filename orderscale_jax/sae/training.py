@@ -178,7 +178,7 @@ def _train_latents(config: SAEConfig, sae: SparseAutoencoder, run: SAERun, x):
     before = sae.preactivations(x)
     fixed = jax.lax.stop_gradient(before)
     nothing = run.search, jnp.float32(0)
-    warm = jnp.minimum(run.step / max(1, 2 * config.warmup_steps), 1.0)
+    warm = _risen(run.step, 2 * config.warmup_steps)
     if config.family == "l1":
         latents = jax.nn.relu(before)
         return latents, run.hyper.penalty * warm * latents.sum(-1).mean(), *nothing
@@ -309,13 +309,18 @@ def _less_parallel(gradient, rows):
 
 def _optimizer(config: SAEConfig, hyper: Hyper) -> optax.GradientTransformation:
     def rate(count):
-        return hyper.learning_rate * jnp.minimum(count / max(1, config.warmup_steps), 1.0)
+        return hyper.learning_rate * _risen(count, config.warmup_steps)
 
     return optax.chain(
         clip_by_global_norm(config.max_grad_norm),
         optax.scale_by_adam(b1=0.0 if config.family == "jumprelu" else 0.9),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def _risen(step, n_steps: int):
+    """What rises from 0 to 1 over `n_steps`; 1 at once where there are none."""
+    return jnp.minimum(step / n_steps, 1.0) if n_steps else 1.0
 
 
 def _batch(config: SAEConfig, seed, step, sep, mean):

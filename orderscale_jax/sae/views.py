@@ -16,6 +16,7 @@ from scipy.special import expit, log_softmax
 
 from orderscale_jax import task
 from orderscale_jax.analysis.circuit import why_no_equations
+from orderscale_jax.circuits.checks import real_numbers
 from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import count
 from orderscale_jax.model import ListTransformer
@@ -44,10 +45,11 @@ class Readout(Printable):
 
     def gate(self, sep) -> np.ndarray:
         """o2's attention to SEP [B] for SEP [B, D]."""
-        return expit(sep @ self.key + self.offset)
+        return expit(rows_of("sep", sep, len(self.key)) @ self.key + self.offset)
 
     def logits(self, sep) -> np.ndarray:
         """Logits [B, 2, V] of both outputs for SEP [B, D]."""
+        sep = rows_of("sep", sep, len(self.key))
         gate = self.gate(sep)[:, None]
         second = self.second + gate * sep + (1 - gate) * self.first
         return np.stack([(self.first + sep) @ self.W_U, second @ self.W_U], 1)
@@ -141,6 +143,14 @@ def why_no_model(model: ListTransformer) -> str | None:
             f"model has {count(model.config.n_digits, 'digit')}"
         )
     return None if model.is_finite() else "some weights of this model are not finite numbers"
+
+
+def rows_of(name: str, rows, width: int) -> np.ndarray:
+    """The argument `name` as an array [B, width]; UserError if it has another shape."""
+    rows = rows if isinstance(rows, np.ndarray) else real_numbers(name, rows)
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise UserError(f"{name} must have shape [B, {width}], got {list(rows.shape)}")
+    return rows
 
 
 def _weights(attention, name: str) -> np.ndarray:
