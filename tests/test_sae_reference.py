@@ -86,30 +86,30 @@ def test_fidelity(case):
 
 
 def test_special_latents(case):
-    ours, said = case.ours["special"], case.said["special"]
+    ours, said = (sorted(found["special"]) for found in (case.ours, case.said))  # by index
     assert [index for index, *_ in ours] == [index for index, *_ in said]
     np.testing.assert_allclose(ours, said, rtol=0, atol=ERROR)
-    assert case.ours["cos_decoder_P1_minus_P2"] == pytest.approx(
-        case.said["cos_decoder_P1_minus_P2"], abs=ERROR
-    )
+    if said:
+        wanted = pytest.approx(case.said["cos_decoder_P1_minus_P2"], abs=ERROR)
+        assert case.ours["cos_decoder_P1_minus_P2"] == wanted
 
 
 def test_activations_made_on_or_off(case):
     said, ours = case.said, case.ours
-    assert ours["graded_unordered_pair_right"] == pytest.approx(
-        said["graded_unordered_pair_right"], abs=BINARISED
-    )
+    wanted = pytest.approx(said["graded_unordered_pair_right"], abs=BINARISED)
+    assert ours["graded_unordered_pair_right"] == wanted
     for key, value in said["binarised"].items():
         assert ours["binarised"][key] == pytest.approx(value, abs=BINARISED), key
-    assert ours["only_special_binarised"]["latent"] == said["only_special_binarised"]["latent"]
-    assert ours["only_special_binarised"]["all"] == pytest.approx(
-        said["only_special_binarised"]["all"], abs=BINARISED
-    )
+    if said["special"]:
+        special = said["only_special_binarised"]
+        assert ours["only_special_binarised"]["latent"] == special["latent"]
+        assert ours["only_special_binarised"]["all"] == pytest.approx(special["all"], abs=BINARISED)
 
 
 def test_lists_that_a_scale_swaps(case):
-    said = case.said["swapped_by_scaling"]
-    ours = case.ours["swapped_by_scaling"]
+    if not case.said["special"]:
+        pytest.skip(f"{case.name} has no special latent")
+    said, ours = (found["swapped_by_scaling"] for found in (case.said, case.ours))
     assert (ours["latent"], ours["scales"]) == (said["latent"], said["scales"])
     assert ours["lists"] == pytest.approx(said["lists"], abs=LISTS)
     exact = steer(case.study.encoded, said["latent"]).n_reversed
@@ -117,7 +117,7 @@ def test_lists_that_a_scale_swaps(case):
 
 
 def test_reasons(case):
-    said = case.said["swapped_by_scaling"].get("reasons", case.said.get("reasons"))
+    said = case.said.get("swapped_by_scaling", {}).get("reasons", case.said.get("reasons"))
     if said is None:
         pytest.skip(f"{case.name} says no counts by reason")
     ours = case.ours["steering"]["reasons"]

@@ -39,6 +39,8 @@ class Grading(Printable):
       special, every: by the number of bins, 1 for on or off: the special latents alone, and all.
       digits, direction: the same of the controls, means over draws, of each share; and `spread`, the largest
         distance of a draw's lists right from their mean, by control and bins.
+      digit_latents: how many latents of digits a draw of that control has, on average; with 0 it controls
+        nothing.
     """
 
     latents: tuple[int, ...]
@@ -48,6 +50,7 @@ class Grading(Printable):
     digits: dict[int, Answers]
     direction: dict[int, Answers]
     spread: dict[str, dict[int, float]]
+    digit_latents: float
 
     def table(self) -> str:
         """What is right, and what is reversed, by how many values are left."""
@@ -106,6 +109,7 @@ def grade(
 
     found: dict[str, dict[int, Answers]] = {name: {} for name in ("special", "every", "digits", "direction")}
     spread: dict[str, dict[int, float]] = {"digits": {}, "direction": {}}
+    n_drawn = []
     for n in bins:
         values = in_bins(encoded.latents, n)
         change = (values - encoded.latents) @ encoded.decoder
@@ -115,6 +119,7 @@ def grade(
         draws: dict[str, list[Answers]] = {"digits": [], "direction": []}
         for _ in range(n_draws):
             others = _as_often(encoded, chosen, generator)
+            n_drawn.append(len(others))
             draws["digits"].append(
                 outcome(graded + (values - encoded.latents)[:, others] @ encoded.decoder[others])
             )
@@ -127,7 +132,9 @@ def grade(
             found[name][n] = _mean(all_of_them)
             right = np.array([answers.lists_right for answers in all_of_them])
             spread[name][n] = float(np.abs(right - right.mean()).max())
-    return Grading(tuple(chosen), outcome(graded), **found, spread=spread)
+    return Grading(
+        tuple(chosen), outcome(graded), **found, spread=spread, digit_latents=float(np.mean(n_drawn))
+    )
 
 
 def in_bins(latents, n: int) -> np.ndarray:

@@ -288,8 +288,8 @@ class _Course:
             most = DIVERGED * float(((sep - sep.mean(0)) ** 2).sum(-1).mean())
             if not loss <= max(most, SMALLEST_LOSS):
                 raise UserError(
-                    f"{job.name} diverged before step {done:,}: its loss is {loss:.2g}, and that of the mean of "
-                    f"all inputs {most / DIVERGED:.2g}; give a smaller learning rate"
+                    f"{job.name} diverged before step {done:,}: its loss is {loss:.2g}, and that of the mean "
+                    f"of all inputs {most / DIVERGED:.2g}; give a smaller learning rate"
                 )
 
     def _write(self, runs: SAERun):
