@@ -32,7 +32,7 @@ from orderscale_jax.sae import (
     tabulate,
     view_sep,
 )
-from orderscale_jax.sae.steering import REASONS, WORDS
+from orderscale_jax.sae.steering import WORDS
 from orderscale_jax.sae.study import options, row
 from orderscale_jax.task import TaskConfig
 
@@ -414,7 +414,6 @@ def test_every_number_of_a_table_is_in_the_results(study):
         for field in ("outputs_right", "lists_right"):
             assert {f"answers.{kind}.{group}.{field}" for kind in ("patched", "intact")} <= keys
     assert {f"steering.reasons.{reason}" for reason in results["steering"]["reasons"]} <= keys
-    assert set(page.WHY_NOT) == set(REASONS)
 
 
 def test_captions_have_the_numbers_of_the_study(study):
@@ -456,7 +455,7 @@ def test_verdicts_follow_the_numbers(studies):
     right = changed["answers"]["intact"]["validation"]["lists_right"]
     changed["answers"]["patched"]["validation"]["lists_right"] = right - 0.009
     changed["dictionary"] |= {"order_cosine": -0.95, "mean_f1": 0.91}
-    changed["grading"]["spread"]["direction"]["1"] = 1.0
+    changed["grading"]["extremes"]["direction"]["1"] = [0.0, 1.0]
     changed["steering"]["random_direction"] = changed["steering"]["alone"]
     assert judge(changed) == {
         "fidelity": "holds",

@@ -1241,7 +1241,8 @@ def test_grading_is_what_the_outputs_say_of_few_values(encoded):
             assert getattr(found, name)[n] == judge(said, view.lists), name
     for name in ("special", "every", "digits", "direction"):
         assert getattr(found, name)[N * N] == found.graded
-    assert found.spread["digits"][N * N] == found.spread["direction"][N * N] == 0
+    right = found.graded.lists_right
+    assert found.extremes["digits"][N * N] == found.extremes["direction"][N * N] == (right, right)
 
 
 def test_a_random_direction_moves_each_list_as_far(encoded, monkeypatch):
@@ -1252,7 +1253,8 @@ def test_a_random_direction_moves_each_list_as_far(encoded, monkeypatch):
         return own(sep)
 
     monkeypatch.setattr(Readout, "answers", answers)
-    grade(encoded, [2], bins=(1,), n_draws=3)
+    monkeypatch.setattr(grading, "_detectors", lambda *_: np.array([], int))  # whose changes could be alike
+    assert grade(encoded, [2], bins=(1,), n_draws=3).digit_latents == 0
     graded, special = encoded.reconstruction, seen[0]
     moved = np.linalg.norm(special - graded, axis=1)
     controls = [sep - graded for sep in seen if np.linalg.matrix_rank(sep - graded, 1e-9) == 1]
@@ -1272,8 +1274,9 @@ def test_other_latents_that_are_on_as_often_are_drawn(view):
     firing = encoded.firing
     for chosen in ([F - 1], [6, 9]):
         share, drawn = firing[chosen].sum(), set()
+        candidates = np.setdiff1d(np.flatnonzero((firing > 0) & (firing < firing[chosen].max())), chosen)
         for _ in range(20):
-            others = grading._as_often(encoded, chosen, generator)
+            others = grading._as_often(encoded, chosen, generator.permutation(candidates))
             assert not set(others) & set(chosen) and len(set(others)) == len(others) > 0
             assert (firing[others] > 0).all() and (firing[others] < firing[chosen].max()).all()
             left = np.setdiff1d(
@@ -1283,6 +1286,18 @@ def test_other_latents_that_are_on_as_often_are_drawn(view):
             assert share - most < firing[others].sum() <= share + 1e-12
             drawn.add(tuple(sorted(others)))
         assert len(drawn) > 3
+
+
+def test_only_detectors_of_digits_are_drawn(view):
+    has = (view.lists[:, :, None] == np.arange(N)).any(1)
+    latents = np.zeros((N * N, F))
+    latents[:, 0] = has[:, 1] | has[:, 2]  # of two digits
+    latents[:, 1] = has[:, 3]
+    latents[:: N + 1, 2] = 1  # on in few lists, of no digit
+    latents[:, 3] = 1  # on in all
+    encoded = made(view, latents, np.eye(F, D))
+    assert grading._detectors(encoded, [3]).tolist() == [0, 1]
+    assert grading._detectors(encoded, [0]).tolist() == [1]
 
 
 # All questions at once

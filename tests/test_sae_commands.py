@@ -71,7 +71,7 @@ def test_saes_are_trained_and_one_is_studied(orderscale, place):
 def test_a_grid_is_trained_once_and_told(orderscale, place):
     sweep = ["sae-sweep", "--config=grid.py", "--checkpoint=model", "--workdir=swept"]
     told = orderscale(*sweep[:-1], "--dry_run")
-    assert told.code == 0 and "8 SAEs (4 cells), 240 steps: about" in told.out
+    assert told.code == 0 and "8 SAEs (4 cells), 8 of them to train: 240 steps, about" in told.out
     assert not (place / "swept").exists()
     answer = orderscale(*sweep)
     assert answer.code == 0, answer.err

@@ -146,14 +146,11 @@ def sae_step(config: SAEConfig, d_model: int, n_lists: int, R: int) -> Program:
     seeds, sources = (jax.ShapeDtypeStruct((R,), kind) for kind in (jnp.uint32, jnp.int32))
     runs = jax.eval_shape(functools.partial(sae_training.start_runs, config), seeds, sources, hyper, inputs)
 
-    def many(runs, inputs):
-        def one(run):
-            return sae_training.step(config, run, inputs[run.source])
+    def build(devices):
+        placement = Placement(R, 1, "runs", R > 1, "gpu")
+        return sae_training.CompiledSAETraining(config, 1, placement, devices).call, (runs, inputs)
 
-        return jax.lax.map(one, runs) if R == 1 else jax.vmap(one)(runs)
-
-    name = f"sae_step_{config.family}_{config.width}_latents_{_of(R)}"
-    return _on_one(name, many, runs, inputs, run_steps=R, donate_argnums=0)
+    return Program(f"sae_step_{config.family}_{config.width}_latents_{_of(R)}", build, R)
 
 
 def ablation(name: str, config: ModelConfig, split: Split, mode: str) -> Program:

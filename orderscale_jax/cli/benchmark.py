@@ -26,6 +26,7 @@ from orderscale_jax.cli import arguments, machine, peers
 from orderscale_jax.cli.configuration import load
 from orderscale_jax.config import default_config, table_config, task_config
 from orderscale_jax.model import MODES, bind, init_params
+from orderscale_jax.model.numerics import matmul
 from orderscale_jax.sae import sweep as sae_sweep
 from orderscale_jax.sae.training import CompiledSAETraining
 from orderscale_jax.training.devices import CompiledTraining, lay_out, place, start_runs
@@ -199,7 +200,10 @@ def sae_speed(tell):
         x = source.view.sep[~source.view.is_validation] - source.view.sep.mean(0)
         calls["products"] = sae_products(jobs[0].config, x.astype(np.float32))
         steps = {1: SAE_STEPS, SAES: SAE_STEPS * SAES, "products": SAE_STEPS, "library": LIBRARY_STEPS}
-        if library := peers.train_saes_torch(jobs[0].config, x.astype(np.float32), LIBRARY_STEPS):
+        library = None  # it runs on the CPU, so beside an accelerator it says nothing
+        if jax.default_backend() == "cpu" and (
+            library := peers.train_saes_torch(jobs[0].config, x.astype(np.float32), LIBRARY_STEPS)
+        ):
             calls["library"] = library
         seconds = {name: times / steps[name] for name, times in timings(calls).items()}
         tell(f"sae_steps_per_second_{width}", 1 / np.median(seconds[SAES]), "steps/s")
@@ -216,7 +220,7 @@ def sae_speed(tell):
 
 
 def saes(jobs, sources):
-    """SAE_STEPS steps of these SAEs together, after the warm-up of their thresholds."""
+    """SAE_STEPS steps of these SAEs together, after some in which the search for a threshold settles."""
     runs, inputs = sae_sweep.begin(jobs, len(jobs), sources)
     training = CompiledSAETraining(jobs[0].config, SAE_STEPS, lay_out(len(jobs)))
     state = [training.load(runs)]
@@ -238,10 +242,10 @@ def sae_products(config: sae.SAEConfig, x):
     def products(x, rows):
         def body(_, carry):
             x, rows = carry
-            latents = x @ rows.T
-            rebuilt = latents @ rows
-            of_latents = rebuilt @ rows.T
-            of_rows = rebuilt.T @ latents + x.T @ of_latents
+            latents = matmul(x, rows.T)
+            rebuilt = matmul(latents, rows)
+            of_latents = matmul(rebuilt, rows.T)
+            of_rows = matmul(rebuilt.T, latents) + matmul(x.T, of_latents)
             return x * 0.5 + rebuilt * 1e-9, rows + 1e-9 * of_rows.T
 
         return jax.lax.fori_loop(0, SAE_STEPS, body, (x, rows))

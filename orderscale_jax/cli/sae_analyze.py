@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from orderscale_jax import report
 from orderscale_jax.cli import arguments, machine, saes, studied
-from orderscale_jax.config import task_config
+from orderscale_jax.config import task_config, validation_lists_seen
 from orderscale_jax.sae import store, study_sae, view_sep
 
 _SHIPPED = ", ".join(store.pretrained_saes())
@@ -34,5 +34,6 @@ def main():
         study = study_sae(sae, view, seed=SEED.value)
         print(study.table(), end="\n\n", flush=True)
         about = {**about, "sae": name, "checkpoint": model_name, "control_seed": SEED.value}
+        about["validation_lists_seen"] = validation_lists_seen(config)
         page = report.write_sae_report(study, directory, about)
     print(page)

@@ -133,9 +133,9 @@ def grading_curves(study: SAEStudy) -> Figure:
                 "ls": line,
             }
             axes.plot(range(len(y)), y, **look, label=_treated(study, name, label), gid=name)
-            if field == "lists_right" and name in grading.spread:
-                bars = {"yerr": list(grading.spread[name].values()), "lw": 0.9, "ls": "", "color": color}
-                axes.errorbar(range(len(found)), y[:-1], **bars)
+            if field == "lists_right" and name in grading.extremes:
+                low, high = np.transpose(list(grading.extremes[name].values()))
+                axes.vlines(range(len(found)), low, high, color=color, lw=0.9)
         ticks = ["on/off" if n == 1 else str(n) for n in grading.special]
         axes.set_xticks(range(len(ticks) + 1), [*ticks, "graded"])
         axes.set_xlabel("values of a latent that is on")
@@ -155,14 +155,13 @@ def share_of(value: float, _=None) -> str:
 
 
 def _treated(study: SAEStudy, name: str, label: str) -> str:
-    """The name of a curve, which says when the control changes nothing at all."""
+    """The name of a curve, which says when a control has no latents."""
     grading = study.grading
     if name == "special":
         which = ", ".join(map(str, grading.latents))
         label = "the special latents" if len(grading.latents) > 1 else label
         return f"{label} ({which})" if study.is_special else f"the latent nearest to special ({which})"
-    is_empty = name == "digits" and all(found == grading.graded for found in grading.digits.values())
-    return f"{label} (changes nothing)" if is_empty else label
+    return f"{label} (there are none)" if name == "digits" and not grading.digit_latents else label
 
 
 @style.styled

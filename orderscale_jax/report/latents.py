@@ -21,29 +21,17 @@ from matplotlib.figure import Figure
 from orderscale_jax import figures, files
 from orderscale_jax.errors import check_kind
 from orderscale_jax.figures.latents import TREATED, median_detector
-from orderscale_jax.figures.latents_steering import N_SCALES, reversed_at, steering_words
+from orderscale_jax.figures.latents_steering import reversed_at, steering_words
 from orderscale_jax.figures.style import STYLE
 from orderscale_jax.formatting import count, enumerate_words, number, percent, points_of
 from orderscale_jax.sae import SAEStudy, tabulate
 from orderscale_jax.sae.fidelity import CORRELATIONS
-from orderscale_jax.sae.steering import FARTHEST, STEP, WORDS
+from orderscale_jax.sae.steering import REASONS, WORDS
 
 AS_GOOD = 0.01  # of the lists: as many come out right
 NEAR = 0.9  # cosine from which a vector is found, F1 from which digits have detectors
 GROUPS = ("training", "validation", "all")
 SPECIAL, DIGITS, DIRECTION = (f"grading.{name}.1" for name in ("special", "digits", "direction"))
-WHY_NOT = {  # `sae.steering.REASONS` in words
-    "success": f"reversed at a scale of the grid, 0 to 10 by {STEP}",
-    "feat_zero": "latent off: nothing to scale",
-    "d1_eq_d2": "two equal digits",
-    "unresponsive": "in o1 the logits of d1 and d2 move alike",
-    "o1_extrapolated": f"in o1 the logits of d1 and d2 cross beyond scale {FARTHEST:g}",
-    "no_o2_crossover": "in o2 the logits of d1 and d2 cross at no scale",
-    "no_o2_crossover_in_bounds": "in o2 they cross only where d1 is ahead of d2 in o1",
-    "o1_never_predicts_d2": "o1 says d2 at no scale",
-    "o2_never_predicts_d1": "o2 says d1 at no scale",
-    "no_overlapping_dominance": "o1 says d2 at some scales and o2 says d1 at others",
-}
 TITLES = {
     "latent_activations": "What the special latent follows",
     "grading_curves": "How much it is on, or only that it is on",
@@ -82,7 +70,7 @@ def write_sae_report(
 def complete_latents(study: SAEStudy, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """`sae.tabulate`, what is said about the SAE, and the scale at which it reverses most lists at once."""
     regions = study.steering.steering.regions
-    scales = np.linspace(regions.low, regions.high, N_SCALES)
+    scales = np.unique([regions.low, *regions.starts[np.isfinite(regions.starts)]])  # where shares rise
     shares = reversed_at(study, scales)
     at = int(shares.argmax())
     most = {"scale": scales[at], "reversed": shares[at]}
@@ -147,9 +135,10 @@ def render_sae_page(study: SAEStudy, results: Mapping[str, Any], images: Mapping
         pictures=[_picture(name, image, says[name]) for name, image in images.items()],
         groups=[name for name in GROUPS if name in results["patched"]],
         kinds={name: steering_words(study, name).replace("\n", " ") for name in _steered(results)},
-        reasons={name: WHY_NOT[name] for name in results["steering"]["reasons"]},
+        reasons={name: REASONS[name] for name in results["steering"]["reasons"]},
         treated={name: words for name, (words, *_) in TREATED.items()} | {"special": _several(results)},
         n_lists=len(study.encoded.view.lists),
+        seen=results["about"].get("validation_lists_seen"),
     )
 
 
@@ -210,11 +199,11 @@ def verdicts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     beside them."""
     which = next(name for name in ("validation", "all") if name in results["patched"])
     right = {name: f"answers.{name}.{which}.lists_right" for name in ("patched", "intact")}
-    steering, spread = results["steering"], results["grading"]["spread"]
-    share = {name: lookup(results, f"{name}.lists_right") for name in (SPECIAL, DIGITS, DIRECTION)}
-    least = min(share[DIGITS] - spread["digits"]["1"], share[DIRECTION] - spread["direction"]["1"])
-    latent = results["only_special_binarised"]["latent"]
-    has, controls = bool(results["special"]), ("before", "other_latent", "random_direction")
+    steering, extremes = results["steering"], results["grading"]["extremes"]
+    latent, has = results["only_special_binarised"]["latent"], bool(results["special"])
+    least = min(extremes[name]["1"][0] for name in ("digits", "direction"))
+    is_controlled = has and results["grading"]["digit_latents"] > 0
+    controls = "before", "other_latent", "random_direction"
     order, f1 = (abs(results["dictionary"][name]) for name in ("order_cosine", "mean_f1"))
 
     def row(key, statement, holds, rule, measured, beside):
@@ -253,7 +242,7 @@ def verdicts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         row(
             "grading",
             "How much the special latent is on matters, not only that it is on",
-            share[SPECIAL] < least if has else None,
+            lookup(results, f"{SPECIAL}.lists_right") < least if is_controlled else None,
             "with one value where it is on fewer lists are right than in any draw of the two controls",
             {f"lists right, one value of {_several(results)}": f"{SPECIAL}.lists_right"},
             {
@@ -266,7 +255,8 @@ def verdicts(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "steering",
             "Scaling the special latent reverses lists",
             steering["alone"] > max(steering[name] for name in controls) if has else None,
-            "more lists are reversed at some scale than unsteered, and than by scaling either control",
+            "more lists are reversed at some scale than unsteered, and than by scaling either control (of "
+            "random ones the mean)",
             {f"lists reversed at some scale of latent {latent}": "steering.alone"},
             {
                 "baseline: unsteered": "steering.before",
@@ -333,13 +323,12 @@ def _on_off(results: Mapping[str, Any]) -> list[str]:
     def of(found):
         return f"{percent(found['lists_right'])} right and {percent(found['reversed'])} reversed"
 
-    empty = all(found == grading["graded"] for found in grading["digits"].values())
     return [
         f"With one value of {_several(results)} where on, lists are {of(grading['special']['1'])}; "
         f"with all activations as they are (baseline) {of(grading['graded'])}, with SEP itself "
         f"{of(results['answers']['intact']['all'])}.",
         f"Controls: with one value of digits' latents that are on as often {of(grading['digits']['1'])}"
-        f"{' (there are none, or they change nothing)' * empty}, with as large a change in a random "
+        f"{' (there are none)' * (not grading['digit_latents'])}, with as large a change in a random "
         f"direction {of(grading['direction']['1'])}. With all latents on or off {of(grading['every']['1'])}. "
         "Right are shares of all lists, reversed of those of two different digits.",
     ]

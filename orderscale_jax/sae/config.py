@@ -77,6 +77,11 @@ class SAEConfig:
                 f"sae.width times sae.batch_size must be at most 2^24, got {self.width * self.batch_size:,}: "
                 "give a smaller batch"
             )
+        if self.family in BY_BATCH and self.steps < self.threshold_start + 2:
+            raise UserError(
+                f"sae.steps={self.steps} is too few to learn a threshold, which begins after step "
+                f"sae.threshold_start={self.threshold_start}: give {self.threshold_start + 2} or more"
+            )
         for name in ("learning_rate", "max_grad_norm", "bandwidth"):
             if not getattr(self, name) > 0:
                 raise UserError(f"sae.{name} must be positive, got {getattr(self, name)}")

@@ -23,6 +23,7 @@ from orderscale_jax.sae.fidelity import Encoded
 from orderscale_jax.sae.views import SepView
 
 SELECTIVE = 0.5  # share of all lists from which a latent is on in too many to be a digit's detector
+DETECTS = 0.5  # F1 above which a latent counts as a detector of its digit
 PEELED = 0.5  # share of the lists with a digit in which a latent must be on for it to count as its detector
 
 
@@ -40,6 +41,8 @@ class Match(Printable):
       f1 [N]: of each digit's detector, a one-to-one matching of digits and latents: how well being on tells
         whether the digit is in the list. mean_f1: their mean.
       detectors [N]: these latents, -1 where there is none.
+      order_in_digits: median |cosine| with P_1 - P_2 of the detectors whose F1 is above 0.5: how much the
+        digits' latents hold of the order; NaN where there are none.
       unique: share of the digits for which exactly one latent is on in at least half of the lists with it.
       symbols [F]: of how many digits each latent is the detector, by peeling; 0 of one that is on in no list.
       leftover [F]: share of the lists in which it is on that its digits do not explain.
@@ -52,6 +55,7 @@ class Match(Printable):
     order_latent: int
     f1: np.ndarray
     detectors: np.ndarray
+    order_in_digits: float
     unique: float
     symbols: np.ndarray
     leftover: np.ndarray
@@ -68,6 +72,7 @@ class Match(Printable):
             ("MCC with E_d + P_i", number(self.mcc_positions, 4)),
             (f"cosine of P_1 - P_2 and latent {self.order_latent}", number(self.order_cosine, 4)),
             ("F1 of the digits' detectors, mean", number(self.mean_f1, 4)),
+            ("|cosine| of these detectors with P_1 - P_2, median", number(self.order_in_digits, 4)),
             ("digits with exactly one detector", number(self.unique, 4)),
         ]
         counts = {n: int((self.symbols == n).sum()) for n in sorted(set(self.symbols.tolist()))}
@@ -89,7 +94,9 @@ def match_dictionary(encoded: Encoded) -> Match:
     nearest = int(np.abs(to_order).argmax())
     overlap, f1 = detection(view, encoded.latents)
     detectors, matched = _matched(f1)
+    detectors = np.where(matched > 0, detectors, -1)  # a dead latent detects nothing
     symbols, leftover = peel(view, encoded.latents)
+    mixed = np.abs(to_order[detectors[matched > DETECTS]])
     return Match(
         mcc=float(_matched(cosines)[1].mean()),
         mcc_digits=float(_matched(cosine(digits, decoder))[1].mean()),
@@ -98,6 +105,7 @@ def match_dictionary(encoded: Encoded) -> Match:
         order_latent=nearest,
         f1=matched,
         detectors=detectors,
+        order_in_digits=float(np.median(mixed)) if len(mixed) else float("nan"),
         unique=float((((overlap >= PEELED) & (encoded.firing < SELECTIVE)).sum(1) == 1).mean()),
         symbols=symbols,
         leftover=leftover,

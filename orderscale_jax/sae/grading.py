@@ -22,6 +22,7 @@ from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, percent
 from orderscale_jax.options import shown
 from orderscale_jax.printing import Printable
+from orderscale_jax.sae.dictionary import peel
 from orderscale_jax.sae.fidelity import Answers, Encoded, judge
 from orderscale_jax.sae.steering import check_latents
 
@@ -37,9 +38,9 @@ class Grading(Printable):
       latents: the special ones, of which it is asked.
       graded: with all activations as they are.
       special, every: by the number of bins, 1 for on or off: the special latents alone, and all.
-      digits, direction: the same of the controls, means over draws, of each share; and `spread`, the largest
-        distance of a draw's lists right from their mean, by control and bins.
-      digit_latents: how many latents of digits a draw of that control has, on average; with 0 it controls
+      digits, direction: the same of the controls, means over draws of each share.
+      extremes: by control and bins, the least and the largest share of lists right in any draw.
+      digit_latents: how many detectors of digits a draw of that control has, on average; with 0 it controls
         nothing.
     """
 
@@ -49,12 +50,12 @@ class Grading(Printable):
     every: dict[int, Answers]
     digits: dict[int, Answers]
     direction: dict[int, Answers]
-    spread: dict[str, dict[int, float]]
+    extremes: dict[str, dict[int, tuple[float, float]]]
     digit_latents: float
 
     def table(self) -> str:
         """What is right, and what is reversed, by how many values are left."""
-        rows = [("values", "", "lists right", "reversed", "pair right")]
+        rows = [("", "values", "lists right", "reversed", "pair right")]
         rows.append(("graded", "", *_cells(self.graded)))
         for name in ("special", "digits", "direction", "every"):
             for bins, answers in getattr(self, name).items():
@@ -108,32 +109,30 @@ def grade(
         return judge(view.readout.answers(sep), view.lists)
 
     found: dict[str, dict[int, Answers]] = {name: {} for name in ("special", "every", "digits", "direction")}
-    spread: dict[str, dict[int, float]] = {"digits": {}, "direction": {}}
-    n_drawn = []
+    extremes: dict[str, dict[int, tuple[float, float]]] = {"digits": {}, "direction": {}}
+    detectors, n_drawn = _detectors(encoded, chosen), []
     for n in bins:
-        values = in_bins(encoded.latents, n)
-        change = (values - encoded.latents) @ encoded.decoder
-        of_special = (values - encoded.latents)[:, chosen] @ encoded.decoder[chosen]
+        change = in_bins(encoded.latents, n) - encoded.latents
+        of_special = change[:, chosen] @ encoded.decoder[chosen]
         found["special"][n] = outcome(graded + of_special)
-        found["every"][n] = outcome(graded + change)
+        found["every"][n] = outcome(graded + change @ encoded.decoder)
+        # As long as the change is, with its sign along the largest one, which with one latent is its own.
+        length = np.linalg.norm(of_special, axis=1, keepdims=True)
+        length = length * np.sign(of_special @ of_special[length.argmax()])[:, None]
         draws: dict[str, list[Answers]] = {"digits": [], "direction": []}
         for _ in range(n_draws):
-            others = _as_often(encoded, chosen, generator)
+            others = _as_often(encoded, chosen, generator.permutation(detectors))
             n_drawn.append(len(others))
-            draws["digits"].append(
-                outcome(graded + (values - encoded.latents)[:, others] @ encoded.decoder[others])
-            )
+            draws["digits"].append(outcome(graded + change[:, others] @ encoded.decoder[others]))
             direction = generator.normal(size=graded.shape[1])
             direction /= np.linalg.norm(direction)
-            size = np.sign(of_special @ of_special[np.argmax(np.linalg.norm(of_special, axis=1))])
-            length = size * np.linalg.norm(of_special, axis=1)
-            draws["direction"].append(outcome(graded + length[:, None] * direction))
+            draws["direction"].append(outcome(graded + length * direction))
         for name, all_of_them in draws.items():
             found[name][n] = _mean(all_of_them)
-            right = np.array([answers.lists_right for answers in all_of_them])
-            spread[name][n] = float(np.abs(right - right.mean()).max())
+            right = [answers.lists_right for answers in all_of_them]
+            extremes[name][n] = min(right), max(right)
     return Grading(
-        tuple(chosen), outcome(graded), **found, spread=spread, digit_latents=float(np.mean(n_drawn))
+        tuple(chosen), outcome(graded), **found, extremes=extremes, digit_latents=float(np.mean(n_drawn))
     )
 
 
@@ -156,12 +155,17 @@ def in_bins(latents, n: int) -> np.ndarray:
     return found
 
 
-def _as_often(encoded: Encoded, chosen: Sequence[int], generator: np.random.Generator) -> np.ndarray:
-    """Other latents, at random, that together are on about as often as the chosen ones."""
-    firing = encoded.firing
-    others = np.setdiff1d(np.flatnonzero(firing > 0), chosen)
-    others = generator.permutation(others[firing[others] < firing[list(chosen)].max()])
-    return others[np.cumsum(firing[others]) <= firing[list(chosen)].sum()]
+def _detectors(encoded: Encoded, chosen: Sequence[int]) -> np.ndarray:
+    """Indices of the latents, none of the chosen ones, that detect at least one digit and are on in fewer
+    lists than the chosen."""
+    symbols, _ = peel(encoded.view, encoded.latents)
+    is_one = (symbols > 0) & (encoded.firing < encoded.firing[list(chosen)].max())
+    return np.setdiff1d(np.flatnonzero(is_one), chosen)
+
+
+def _as_often(encoded: Encoded, chosen: Sequence[int], others: np.ndarray) -> np.ndarray:
+    """The first of other latents, as many as together are on no more often than the chosen ones."""
+    return others[np.cumsum(encoded.firing[others]) <= encoded.firing[list(chosen)].sum()]
 
 
 def _mean(answers: Sequence[Answers]) -> Answers:

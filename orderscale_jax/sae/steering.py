@@ -40,17 +40,17 @@ PARALLEL = 1e-5  # gap of slopes below which it takes two lines for parallel
 ROUNDS = 60  # of bisection: it ends at the last bit
 CHUNK = 2000  # lists at once
 N_MARKS = 2  # tokens that are no digits: MASK and SEP
-REASONS = {  # what becomes of a list, in the published words and order of asking: in plain words
-    "success": "reversed at some scale",
-    "feat_zero": "the latent is off",
+REASONS = {  # what becomes of a list, by the published words, in their order of asking
+    "success": f"reversed at a scale of the grid, by {STEP}",
+    "feat_zero": "latent off: nothing to scale",
     "d1_eq_d2": "two equal digits",
-    "unresponsive": "o1 does not move",
-    "o1_extrapolated": "o1 changes beyond scale 20 only",
-    "no_o2_crossover": "o2 never prefers d1 to d2",
-    "no_o2_crossover_in_bounds": "o2 prefers d1 only where o1 does not prefer d2",
-    "o1_never_predicts_d2": "o1 never says d2",
-    "o2_never_predicts_d1": "o2 never says d1",
-    "no_overlapping_dominance": "o1 says d2 and o2 says d1, but not together",
+    "unresponsive": "in o1 the logits of d1 and d2 move alike",
+    "o1_extrapolated": f"in o1 the logits of d1 and d2 cross beyond scale {FARTHEST:g}",
+    "no_o2_crossover": "in o2 the logits of d1 and d2 cross at no scale",
+    "no_o2_crossover_in_bounds": "in o2 they cross only where d1 is ahead of d2 in o1",
+    "o1_never_predicts_d2": "o1 says d2 at no scale",
+    "o2_never_predicts_d1": "o2 says d1 at no scale",
+    "no_overlapping_dominance": "o1 says d2 at some scales and o2 says d1 at others",
 }
 
 
@@ -259,7 +259,7 @@ def _uncovered(hole_starts, hole_ends, start, end):
     reached = np.maximum.accumulate(np.where(np.isfinite(stops), stops, -np.inf), axis=1)
     starts = np.concatenate([start[:, None], np.maximum(reached, start[:, None])], 1)
     ends = np.concatenate([begins, np.full((len(start), 1), np.inf)], 1)
-    ends = np.minimum(np.where(np.isfinite(begins_or_end := ends), begins_or_end, end[:, None]), end[:, None])
+    ends = np.minimum(np.where(np.isfinite(ends), ends, end[:, None]), end[:, None])
     # After the last hole every further column repeats the last gap: only the first of equals counts.
     is_gap = ends > starts
     is_gap[:, 1:] &= ~((starts[:, 1:] == starts[:, :-1]) & (ends[:, 1:] == ends[:, :-1]))
@@ -276,7 +276,7 @@ class Steering(Printable):
     Attributes:
       latents: which, scaled together.
       regions: where lists come out reversed.
-      active: bool [B], lists in which any of the latents is on.
+      active: bool [B], lists of two different digits in which any of the latents is on.
       before: what the outputs say of the reconstruction, unsteered: the baseline.
       reasons: lists by what becomes of them, as published (`REASONS`): `success`, some scale of the grid
         reverses the list; or why none does.
@@ -292,7 +292,8 @@ class Steering(Printable):
 
     @property
     def n_reversed(self) -> int:
-        """Lists of two different digits reversed at some scale."""
+        """Lists of two different digits reversed at some scale, those among them in which the latents are off
+        and the reconstruction alone reverses them."""
         return int(self.regions.exists.sum())
 
     @property

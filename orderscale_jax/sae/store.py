@@ -35,6 +35,7 @@ KINDS = {  # names in published files: ours, and whether theirs is the transpose
     "b_enc": ("b_enc", False),
     "W_dec": ("W_dec", False),
     "b_dec": ("b_dec", False),
+    "bias": ("b_dec", False),  # of the library's standard SAE
     "threshold": ("threshold", False),
     "act_mean": ("act_mean", False),
 }
@@ -157,8 +158,12 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], family: str | None) -> Sparse
         family = "jumprelu" if np.ndim(ours.get("threshold", 0.0)) == 1 else "batch_topk"
         family = "matryoshka" if "group_sizes" in arrays else family
         family = "l1" if "threshold" not in ours else family
+    if family in BY_BATCH and "threshold" not in ours:
+        raise UserError(f"array threshold is missing, which an SAE of the family {family} needs")
     if family == "topk" or "threshold" not in ours:
         ours["threshold"] = np.float32(-1)
+    if family == "jumprelu" and {"b_enc", "b_dec", "W_enc"} <= set(ours):  # theirs does not subtract b_dec
+        ours["b_enc"] = ours["b_enc"] + ours["b_dec"] @ ours["W_enc"]
     k = real_numbers("array k", arrays.get("k", min(3, width)))
     if k.shape != () or k != np.rint(k):
         raise UserError(f"array k must be a whole number, got {shown(arrays['k'])}")

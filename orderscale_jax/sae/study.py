@@ -85,8 +85,9 @@ def tabulate(study: SAEStudy) -> dict[str, Any]:
     encoded, grading, steering = study.encoded, study.grading, study.steering.steering
     correlations, firing = encoded.correlations, encoded.firing
     faithful, match = study.fidelity, study.match
-    binary, alone = grading.every[1], grading.special[1]
-    first = study.special[0]
+    first, binary, alone = study.special[0], grading.every[1], grading.special[1]
+    if len(study.special) > 1:
+        alone = grade(encoded, [first], bins=(1,), n_draws=1).special[1]
     n_digits = len(encoded.view.embeddings)
     on = (encoded.latents > 0).sum(0)
     return plain(
@@ -129,6 +130,7 @@ def tabulate(study: SAEStudy) -> dict[str, Any]:
                 "mcc_positions": match.mcc_positions,
                 "order_cosine": match.order_cosine,
                 "order_latent": match.order_latent,
+                "order_in_digits": match.order_in_digits,
                 "mean_f1": match.mean_f1,
                 "f1": match.f1,
                 "detectors": match.detectors,
@@ -149,9 +151,9 @@ def tabulate(study: SAEStudy) -> dict[str, Any]:
                     name: _by_name(getattr(grading, name))
                     for name in ("special", "digits", "direction", "every")
                 },
-                "spread": {
+                "extremes": {
                     name: {str(n): size for n, size in by_bins.items()}
-                    for name, by_bins in grading.spread.items()
+                    for name, by_bins in grading.extremes.items()
                 },
             },
             "steering": {
@@ -188,6 +190,7 @@ def row(study: SAEStudy) -> dict[str, Any]:
         "mcc_digits": match.mcc_digits,
         "mcc_positions": match.mcc_positions,
         "order_cosine": match.order_cosine,
+        "order_in_digits": match.order_in_digits,
         "mean_f1": match.mean_f1,
         "unique": match.unique,
         "one_digit_latents": int((match.symbols == 1).sum()),

@@ -43,7 +43,7 @@ from orderscale_jax.training.interruption import NEVER, Interrupted, Interruptio
 from orderscale_jax.training.owner import owned
 from orderscale_jax.training.shares import ALL
 
-PLAN = "plan.json"
+PLAN, SAES = "plan.json", "saes"
 FORMAT = 1
 TIMED_STEPS = 20
 DIVERGED, SMALLEST_LOSS = 1e4, 1e-6  # so many times the loss of the inputs' mean, and never less
@@ -153,16 +153,22 @@ def train(
     files.make_directory(workdir)
     with owned(workdir, ALL) as check:
         planned = _claim(workdir, jobs, sources)
-        places = {job.name: workdir / "saes" / job.name for job in jobs}
+        places = {job.name: workdir / SAES / job.name for job in jobs}
         for job in jobs:
             if storage.is_there(places[job.name]):
                 on_steps(job.config.steps, float("nan"))
         for program in programs(job for job in jobs if not storage.is_there(places[job.name])):
             for group in _groups(program):
                 _Course(group, sources, workdir, places, on_steps, save_seconds, interruption, check).train()
-        if all(storage.is_there(workdir / "saes" / name) for name in planned):
+        if all(storage.is_there(workdir / SAES / name) for name in planned):
             files.remove_directory(workdir / "states")
     return places
+
+
+def missing(jobs: Sequence[Job], workdir: str | os.PathLike) -> list[Job]:
+    """The jobs whose SAEs are not in `workdir` yet."""
+    workdir = files.absolute(files.place(workdir))
+    return [job for job in jobs if not storage.is_there(workdir / SAES / job.name)]
 
 
 def check_jobs(jobs: Sequence[Job], sources: Mapping[str, Source]):
@@ -211,6 +217,12 @@ def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
     return [list(jobs[i : i + size]) for i in range(0, len(jobs), size)]
 
 
+def _places(n_jobs: int) -> int:
+    """Places for so many SAEs: one for one, otherwise as many as fill all devices evenly."""
+    n_devices = jax.local_device_count()
+    return 1 if n_jobs == 1 else -(-n_jobs // n_devices) * n_devices
+
+
 def _claim(workdir: files.Place, jobs: Sequence[Job], sources: Mapping[str, Source]) -> list[str]:
     """Writes what is trained here, or checks that it is what was begun, with as many more as one likes; the
     names of all that were ever planned."""
@@ -250,13 +262,17 @@ class _Course:
         self.states = workdir / "states" / key
 
     def train(self):
-        config, n_devices = _shape(self.jobs[0].config), jax.local_device_count()
-        n_places = -(-len(self.jobs) // n_devices) * n_devices if len(self.jobs) > 1 else 1
+        config, n_places, done = _shape(self.jobs[0].config), _places(len(self.jobs)), 0
         runs, inputs = begin(self.jobs, n_places, self.sources)
-        latest = checkpoint.restore_latest(self.states, jax.device_get(runs))
-        done = 0
+        self.most = {
+            name: max(SMALLEST_LOSS, DIVERGED * float(((sep - sep.mean(0)) ** 2).sum(-1).mean()))
+            for name, sep in zip(self.sources, np.asarray(inputs), strict=True)
+        }
+        latest = checkpoint.restore_latest(self.states, self._kept(jax.device_get(runs)))
         if latest is not None:
-            done, runs, _ = latest
+            done, kept, _ = latest
+            which = np.arange(n_places) % len(self.jobs)
+            runs = jax.tree.map(lambda x: np.asarray(x)[which], kept)
             self.on_steps(done * len(self.jobs), float("nan"))
         placement = lay_out(n_places)
         loaded, saved_at = None, time.perf_counter()
@@ -268,12 +284,12 @@ class _Course:
                 loaded = training(loaded, inputs)
                 losses = np.asarray(loaded.loss).ravel()[: len(self.jobs)]
                 done += size
-                self._check_losses(losses, inputs, done)
+                self._check_losses(losses, done)
                 self.on_steps(size * len(self.jobs), float(losses.mean() / inputs.shape[-1]))
                 is_wanted = self.interruption.is_wanted and done < config.steps
                 if is_wanted or time.perf_counter() - saved_at >= self.save_seconds:
                     self.check()
-                    checkpoint.save_state(self.states, done, training.fetch(loaded), {})
+                    checkpoint.save_state(self.states, done, self._kept(training.fetch(loaded)), {})
                     saved_at = time.perf_counter()
                 if is_wanted:
                     raise Interrupted(f"stopped after step {done:,}, which is saved in {self.states}")
@@ -281,15 +297,16 @@ class _Course:
             if self.interruption.is_wanted:
                 raise Interrupted(f"stopped after {self.jobs[-1].name}, which is ready and kept")
 
-    def _check_losses(self, losses: np.ndarray, inputs, done: int):
-        names = list(self.sources)
+    def _kept(self, runs: SAERun) -> SAERun:
+        """Runs [R, …] without those that fill places."""
+        return jax.tree.map(lambda x: x[: len(self.jobs)], runs)
+
+    def _check_losses(self, losses: np.ndarray, done: int):
         for job, loss in zip(self.jobs, losses, strict=True):
-            sep = inputs[names.index(job.source)]
-            most = DIVERGED * float(((sep - sep.mean(0)) ** 2).sum(-1).mean())
-            if not loss <= max(most, SMALLEST_LOSS):
+            if not loss <= self.most[job.source]:
                 raise UserError(
                     f"{job.name} diverged before step {done:,}: its loss is {loss:.2g}, and that of the mean "
-                    f"of all inputs {most / DIVERGED:.2g}; give a smaller learning rate"
+                    f"of all inputs {self.most[job.source] / DIVERGED:.2g}; give a smaller learning rate"
                 )
 
     def _write(self, runs: SAERun):
@@ -322,7 +339,7 @@ def estimate(jobs: Sequence[Job], sources: Mapping[str, Source]) -> float:
     total = 0.0
     for program in programs(jobs):
         group = _groups(program)[0]
-        n_places = -(-len(group) // jax.local_device_count()) * jax.local_device_count()
+        n_places = _places(len(group))
         some = {name: sources[name] for name in dict.fromkeys(job.source for job in group)}
         runs, inputs = begin(group, n_places, some)
         training = CompiledSAETraining(_shape(program[0].config), TIMED_STEPS, lay_out(n_places))
@@ -330,6 +347,6 @@ def estimate(jobs: Sequence[Job], sources: Mapping[str, Source]) -> float:
         loaded = jax.block_until_ready(training(loaded, inputs))
         began = time.perf_counter()
         jax.block_until_ready(training(loaded, inputs))
-        per_step = (time.perf_counter() - began) / (TIMED_STEPS * n_places)
+        per_step = (time.perf_counter() - began) / (TIMED_STEPS * len(group))
         total += per_step * sum(job.config.steps for job in program)
     return total
