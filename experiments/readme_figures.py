@@ -2,15 +2,18 @@
 
     python -m experiments.readme_figures --output=docs
 
-Written are information_flow.png, census.png and batch_recipe.png. Half a minute.
+Written are information_flow.png, census.png and batch_recipe.png, and of the sparse autoencoders
+graded_values.png, graded_steering.png and graded_proxies.png. Half a minute.
 """
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
+from typing import Any
 
-from orderscale_jax import figures, files, load_pretrained, make_split, report
+from orderscale_jax import figures, files, load_pretrained, make_split, report, sae
 from orderscale_jax.analysis import study_model
 from orderscale_jax.cli import app, arguments
 from orderscale_jax.config import TRANSITION_ACCURACY, task_config
@@ -31,8 +34,30 @@ def main():
         "census": figures.census_overview(files.read_json(RESULTS / "census.json")),
         "batch_recipe": figures.outcome_strips(cells, "transition"),
     }
+    model, config = load_pretrained("two_layer")
+    study = sae.study_sae(sae.load_pretrained_sae("two_layer")[0], sae.view_sep(model, task_config(config)))
+    drawn["graded_values"] = figures.grading_curves(study)
+    drawn["graded_steering"] = figures.steering_overview(study)
+    drawn["graded_proxies"] = figures.proxies([numbers(row) for row in saes("batch_topk")], "all")
     for name, figure in drawn.items():
         figures.save(figure, output / name, formats=("png",))
+
+
+def saes(family: str) -> list[dict[str, str]]:
+    """The stored rows of the SAEs of a family."""
+    lines = csv.DictReader((RESULTS / "saes.csv").read_text("utf-8").splitlines())
+    return [row for row in lines if row["family"] == family]
+
+
+def numbers(row: dict[str, str]) -> dict[str, Any]:
+    """A row with numbers where there are some, and None where nothing is."""
+    found: dict[str, Any] = {}
+    for name, text in row.items():
+        try:
+            found[name] = float(text) if text else None
+        except ValueError:
+            found[name] = text
+    return found | {name: int(found[name]) for name in ("width", "k", "seed")}
 
 
 def flow(name: str) -> figures.Flow:

@@ -245,3 +245,22 @@ def test_the_figures_of_the_write_up_are_drawn_from_the_rows(tmp_path, forks):
 def test_its_scripts_say_what_they_do(name, forks):
     code, out, err = forks.run("--help", place=ROOT, code=launch(name))
     assert (code, err) == (0, "") and "--output=FILE" in out
+
+
+def test_the_tables_of_graded_latents_are_those_of_the_rows():
+    from experiments.sae_tables import TABLES
+
+    text = (ROOT / "docs" / "graded_latents.md").read_text("utf-8")
+    assert set(re.findall(r"<!-- table (\w+) -->", text)) == set(TABLES)
+    for name, table in TABLES.items():
+        assert f"<!-- table {name} -->\n\n{table()}\n" in text, name
+
+
+def test_what_graded_latents_says_of_the_published_sae_is_its_reference():
+    """In the reference folder; the categories are those of the published steering report."""
+    from orderscale_jax.sae.steering import REASONS
+
+    text = (ROOT / "docs" / "graded_latents.md").read_text("utf-8")
+    rows = re.findall(r"^\| [^|]+ \| ([\d,]+) \| \**([\d,]+)\** \|$", text, re.MULTILINE)
+    published, ours = ([int(x.replace(",", "")) for x in column] for column in zip(*rows, strict=True))
+    assert published == ours and sum(ours) == 10_000 and len(ours) == len(REASONS) - 1  # none is unresponsive

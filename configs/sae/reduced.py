@@ -1,6 +1,6 @@
 """45 SAEs on SEP: BatchTopK, three widths, k 1 to 5, three seeds, 20,000 steps.
 
-    orderscale sae-sweep --config=sae/reduced --checkpoint=two_layer --workdir=runs/saes
+    orderscale sae-sweep --config=sae/reduced --checkpoint=two_layer --workdir=runs/reduced
 
 Half an hour to an hour on 2 CPU cores. The rate is one of the published grid.
 """
