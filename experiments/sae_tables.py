@@ -156,7 +156,9 @@ def census() -> str:
         for kind in KINDS:
             values = [change(float(row[name])) for row in found if row["kind"] == kind]
             middle, low, high = np.median(values), min(values), max(values)
-            cells.append(f"{form.format(middle)} ({form.format(low)} to {form.format(high)})")
+            cells.append(
+                f"{form.format(middle)} ({form.format(low).removesuffix('%')} to {form.format(high)})"
+            )
         lines.append(f"| {words} | {' | '.join(cells)} |")
     counts = []
     for kind in KINDS:

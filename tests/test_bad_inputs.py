@@ -448,7 +448,7 @@ def summary(**changes):
 
 
 VIEW = sae.view_sep(MODEL, TaskConfig(n_digits=5))  # 25 lists, of which 20 train
-SMALL_SAE = sae.SAEConfig(width=6, k=2, steps=2, batch_size=4)
+SMALL_SAE = sae.SAEConfig(width=6, k=2, steps=2, batch_size=4, threshold_start=0)
 SAE = sae.SparseAutoencoder(SMALL_SAE, 8, rngs=nnx.Rngs(0))
 ENCODED = sae.encode_lists(SAE, VIEW)
 SOURCE = sae.source(MODEL, TaskConfig(n_digits=5))
@@ -456,7 +456,9 @@ SOURCE = sae.source(MODEL, TaskConfig(n_digits=5))
 
 def trained_on(sources, **changes):
     """What training one SAE gives, on other sources or with other options."""
-    config = sae.SAEConfig(**{"width": 6, "k": 2, "steps": 2, "batch_size": 4} | changes)
+    config = sae.SAEConfig(
+        **{"width": 6, "k": 2, "steps": 2, "batch_size": 4, "threshold_start": 0} | changes
+    )
     return sae.train([sae.Job(config, 0, "m")], sources, "new")
 
 
@@ -833,6 +835,10 @@ FUNCTIONS = {
     "sae config: penalty": (lambda: sae.SAEConfig(penalty=0.1), "sae.penalty is for jumprelu and l1 and not"),
     "sae config: below 0": (lambda: sae.SAEConfig("l1", penalty=-1), "not negative; got -1 with family l1"),
     "sae config: decay": (lambda: sae.SAEConfig(threshold_decay=1), "must be from 0 to below 1, got 1"),
+    "sae config: few steps": (
+        lambda: sae.SAEConfig(steps=1001),
+        "sae.steps=1001 is too few to learn a threshold",
+    ),
     "sae config: steps": (lambda: sae.SAEConfig(steps=2**30), "sae.steps must be below 2^30"),
     "sae config: aux": (lambda: sae.SAEConfig(aux=-0.1), "sae.aux must be at least 0"),
     "sae: of a dict": (

@@ -162,15 +162,18 @@ def test_grading_curves_end_at_their_baseline(study):
         assert [t.get_text() for t in axes.get_xticklabels()] == ["on/off", "2", "3", "5", "graded"]
 
 
-def test_a_control_that_changes_nothing_is_told(shipped):
+def test_a_control_without_latents_is_told(shipped):
     def legend(of):
         return " ".join(text.get_text() for text in figures.grading_curves(of).legends[0].get_texts())
 
     none = dict.fromkeys(shipped.grading.digits, shipped.grading.graded)
-    empty = dataclasses.replace(shipped, grading=dataclasses.replace(shipped.grading, digits=none))
-    assert "changes nothing" in legend(empty) and "changes nothing" not in legend(shipped)
-    said = page.captions(empty, page.complete_latents(empty))["grading_curves"]
-    assert "they change nothing" in said[1]
+    grading = dataclasses.replace(shipped.grading, digits=none, digit_latents=0.0)
+    empty = dataclasses.replace(shipped, grading=grading)
+    assert "there are none" in legend(empty) and "there are none" not in legend(shipped)
+    results = page.complete_latents(empty)
+    assert "there are none" in page.captions(empty, results)["grading_curves"][1]
+    judged = {verdict["key"]: verdict["verdict"] for verdict in page.verdicts(results)}
+    assert judged["grading"] == "not judged"
 
 
 def test_every_kind_of_steering_has_its_bar(study):

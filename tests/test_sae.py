@@ -1401,16 +1401,23 @@ def test_published_files_are_read(tmp_path):
     np.savez(path, **{f"state_dict.{name}": x for name, x in published(sae, act_mean=None).items()})
     found, _ = import_sae(path, sae.act_mean[...], "topk")
     assert found.config.family == "topk" and found.threshold[...] == -1
-    jump = random_sae("jumprelu")
-    arrays = named_arrays(jump)
+    arrays = named_arrays(random_sae("jumprelu"))
     np.savez(path, **arrays)
     found, _ = import_sae(path)
-    assert found.config.family == "jumprelu"
-    assert_same(named_arrays(found), arrays)
+    sep = np.random.default_rng(0).normal(size=(50, D)).astype(np.float32) + arrays["act_mean"]
+    before = (sep - arrays["act_mean"]) @ arrays["W_enc"] + arrays["b_enc"]  # theirs subtracts no b_dec
+    wanted = np.maximum(np.where(before > arrays["threshold"], before, 0), 0)
+    assert found.config.family == "jumprelu" and (wanted > 0).any()
+    np.testing.assert_allclose(found.encode(sep), wanted, atol=1e-5)
+    np.testing.assert_array_equal(found.W_dec[...], arrays["W_dec"])
     np.savez(path, **published(sae, group_sizes=np.array([4, 12])))
     assert import_sae(path)[0].config.family == "matryoshka"
     np.savez(path, **published(sae, threshold=None, k=None))
     assert import_sae(path)[0].config.family == "l1"
+    np.savez(path, **published(sae, threshold=None, k=None, b_dec=None, bias=named_arrays(sae)["b_dec"]))
+    assert_same({"b_dec": import_sae(path)[0].b_dec[...]}, {"b_dec": named_arrays(sae)["b_dec"]})
+    with pytest.raises(UserError, match="array threshold is missing, which an SAE of the family batch_topk"):
+        import_sae(path, family="batch_topk")
     wide = random_sae("l1", width=5000)  # more than a default batch could have
     np.savez(path, **published(wide, threshold=np.float32(0.5)))
     assert_same(arrays_of_import(path), named_arrays(wide) | {"threshold": np.float32(0.5)})

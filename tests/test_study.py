@@ -264,3 +264,30 @@ def test_what_graded_latents_says_of_the_published_sae_is_its_reference():
     rows = re.findall(r"^\| [^|]+ \| ([\d,]+) \| \**([\d,]+)\** \|$", text, re.MULTILINE)
     published, ours = ([int(x.replace(",", "")) for x in column] for column in zip(*rows, strict=True))
     assert published == ours and sum(ours) == 10_000 and len(ours) == len(REASONS) - 1  # none is unresponsive
+
+
+def test_what_graded_latents_says_of_many_models_is_what_was_measured():
+    from scipy.stats import spearmanr
+
+    from experiments.sae_tables import rows
+
+    text = " ".join((ROOT / "docs" / "graded_latents.md").read_text("utf-8").split())
+    found, said = rows("sae_census.csv"), {"special_firing": [], "loss_recovered_all": [], "mcc": []}
+    assert len(found) == 64
+    for row in found:
+        of = {name: float(value) for name, value in row.items() if value and name not in ("kind", "family")}
+        assert abs(of["special_cosine"]) > 0.999 and of["steer_along_positions"] > 0.89
+        assert of["special_on_off_lists"] < min(of["digits_on_off_lists"], of["direction_on_off_lists"])
+        assert of["special_on_off_reversed"] > max(
+            of["digits_on_off_reversed"], of["direction_on_off_reversed"]
+        )
+        assert of["steer_alone"] > max(of["steer_other_latent"], of["steer_random_direction"])
+    for kind in ("two_layer", "two_layer_fresh"):
+        own = [row for row in found if row["kind"] == kind]
+        swapped = [float(row["steer_alone"]) for row in own]
+        for name, values in said.items():
+            values.append(spearmanr(swapped, [float(row[name]) for row in own]).statistic)
+    told = {name: [f"{x:.2f}".replace("-", "−") for x in values] for name, values in said.items()}
+    assert "over the 32 models {} and {})".format(*told["special_firing"]) in text
+    assert "loss recovered ({}, {})".format(*told["loss_recovered_all"]) in text
+    assert "MCC ({}, {})".format(*told["mcc"]) in text

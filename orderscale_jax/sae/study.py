@@ -151,6 +151,7 @@ def tabulate(study: SAEStudy) -> dict[str, Any]:
                     name: _by_name(getattr(grading, name))
                     for name in ("special", "digits", "direction", "every")
                 },
+                "digit_latents": grading.digit_latents,
                 "extremes": {
                     name: {str(n): size for n, size in by_bins.items()}
                     for name, by_bins in grading.extremes.items()
