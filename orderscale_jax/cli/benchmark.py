@@ -9,6 +9,7 @@ machines drift.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 
@@ -50,8 +51,9 @@ SEEDS = arguments.define(
 )
 
 WIDTHS, SAES = (64, 128, 256), 64
-SAE_STEPS, LIBRARY_STEPS = 20, 40  # of each SAE per timing, and of the library
-WARM_CALLS = 5  # of one SAE before it is timed
+SAE_STEPS, LIBRARY_STEPS = 20, 200  # of each of 64 SAEs per timing; of one, ours and the library's
+PAUSE = 0.5  # seconds before each of these: PyTorch's threads go on spinning after their work
+SETTLED = 1_500  # steps before SAEs are timed, ours and the library's
 TABLE_RUNS, MODELS = 60, 256  # on an accelerator
 SETS = 256  # of edges, that the loop tries per timing
 DENSE_STEPS = 10  # of the dense port per timing; the product takes a stretch of 100
@@ -195,17 +197,24 @@ def sae_speed(tell):
     model, config = checkpoint.load_pretrained("two_layer")
     source = sae.source(model, task_config(config))
     for width in WIDTHS:
-        jobs = sae.grid(sae.SAEConfig(width=width), {}, range(SAES), "two_layer")
-        calls = {n: saes(jobs[:n], {"two_layer": source}) for n in (1, SAES)}
+        jobs = sae.grid(sae.SAEConfig(width=width), {}, [0], "two_layer")
+        trained = trained_sae(jobs, {"two_layer": source})
+        counts = {1: LIBRARY_STEPS, SAES: SAE_STEPS}
+        calls = {n: saes(jobs[0].config, *trained, n, count) for n, count in counts.items()}
         x = source.view.sep[~source.view.is_validation] - source.view.sep.mean(0)
         calls["products"] = sae_products(jobs[0].config, x.astype(np.float32))
-        steps = {1: SAE_STEPS, SAES: SAE_STEPS * SAES, "products": SAE_STEPS, "library": LIBRARY_STEPS}
+        steps = {
+            1: LIBRARY_STEPS,
+            SAES: SAE_STEPS * SAES,
+            "products": LIBRARY_STEPS,
+            "library": LIBRARY_STEPS,
+        }
         library = None  # it runs on the CPU, so beside an accelerator it says nothing
         if jax.default_backend() == "cpu" and (
-            library := peers.train_saes_torch(jobs[0].config, x.astype(np.float32), LIBRARY_STEPS)
+            library := peers.train_saes_torch(jobs[0].config, x.astype(np.float32), LIBRARY_STEPS, SETTLED)
         ):
             calls["library"] = library
-        seconds = {name: times / steps[name] for name, times in timings(calls).items()}
+        seconds = {name: times / steps[name] for name, times in timings(calls, PAUSE).items()}
         tell(f"sae_steps_per_second_{width}", 1 / np.median(seconds[SAES]), "steps/s")
         tell(f"sae_steps_per_second_{width}_alone", 1 / np.median(seconds[1]), "steps/s")
         tell(f"sae_cost_{SAES}_together_over_alone_{width}", np.median(seconds[SAES] / seconds[1]), "ratio")
@@ -219,22 +228,28 @@ def sae_speed(tell):
             tell(f"sae_speedup_over_library_{width}_alone", ratio, "ratio")
 
 
-def saes(jobs, sources):
-    """SAE_STEPS steps of these SAEs together, after some in which the search for a threshold settles."""
-    runs, inputs = sae_sweep.begin(jobs, len(jobs), sources)
-    training = CompiledSAETraining(jobs[0].config, SAE_STEPS, lay_out(len(jobs)))
+def trained_sae(jobs, sources):
+    """(run [1, …], inputs) of the first job after SETTLED steps, from which thresholds are followed."""
+    runs, inputs = sae_sweep.begin(jobs[:1], 1, sources)
+    training = CompiledSAETraining(jobs[0].config, SETTLED, lay_out(1))
+    return training.fetch(training(training.load(runs), inputs)), inputs
+
+
+def saes(config: sae.SAEConfig, run, inputs, n_runs: int, n_steps: int):
+    """So many steps of so many SAEs together that go on from a trained one, each with its own batches."""
+    runs = jax.tree.map(lambda x: np.repeat(np.asarray(x), n_runs, axis=0), run)
+    runs = dataclasses.replace(runs, seed=np.arange(n_runs, dtype=np.uint32))
+    training = CompiledSAETraining(config, n_steps, lay_out(n_runs))
     state = [training.load(runs)]
 
     def stretch():
         state[0] = jax.block_until_ready(training(state[0], inputs))
 
-    for _ in range(1 if len(jobs) > 1 else WARM_CALLS):
-        stretch()
     return stretch
 
 
 def sae_products(config: sae.SAEConfig, x):
-    """The five matrix products of an SAE-step alone, SAE_STEPS times on inputs [M, D]."""
+    """The five matrix products of an SAE-step alone, LIBRARY_STEPS times on inputs [M, D]."""
     x = jnp.asarray(x[: config.batch_size])
     rows = jax.random.normal(jax.random.key(0), (config.width, x.shape[1]))
 
@@ -248,7 +263,7 @@ def sae_products(config: sae.SAEConfig, x):
             of_rows = matmul(rebuilt.T, latents) + matmul(x.T, of_latents)
             return x * 0.5 + rebuilt * 1e-9, rows + 1e-9 * of_rows.T
 
-        return jax.lax.fori_loop(0, SAE_STEPS, body, (x, rows))
+        return jax.lax.fori_loop(0, LIBRARY_STEPS, body, (x, rows))
 
     return lambda: jax.block_until_ready(products(x, rows))
 
@@ -390,13 +405,14 @@ def circuit_speed(tell, label: str):
     tell(f"circuits_largest_difference_to_loop_{label}", gap, "accuracy")
 
 
-def timings(calls) -> dict[str, np.ndarray]:
-    """Seconds of each call, taken in turn after one call each that compiles."""
+def timings(calls, pause: float = 0.0) -> dict[str, np.ndarray]:
+    """Seconds of each call, taken in turn after one call each that compiles; after a pause of seconds."""
     for call in calls.values():
         call()
     found = {name: [] for name in calls}
     for _ in range(ROUNDS.value):
         for name, call in calls.items():
+            time.sleep(pause)
             began = time.perf_counter()
             call()
             found[name].append(time.perf_counter() - began)

@@ -153,9 +153,9 @@ def train_torch(config: ModelConfig, arrays, lists, learning_rate=1e-3, weight_d
     return stretch
 
 
-def train_saes_torch(config: SAEConfig, inputs, n_steps: int):
-    """Steps of the published library `dictionary-learning`, BatchTopK on inputs [M, D]: call() -> None; None
-    without it. Batches are ready beforehand, as its trainer gets them."""
+def train_saes_torch(config: SAEConfig, inputs, n_steps: int, n_before: int):
+    """Steps of the published library `dictionary-learning`, BatchTopK on inputs [M, D], after some that come
+    before: call() -> None; None without it. Batches are ready beforehand, as its trainer gets them."""
     try:
         import torch
         from dictionary_learning.trainers import BatchTopKTrainer
@@ -175,10 +175,12 @@ def train_saes_torch(config: SAEConfig, inputs, n_steps: int):
     )
     x = torch.tensor(np.asarray(inputs))
     batches = [x[torch.randperm(len(x))[: config.batch_size]] for _ in range(n_steps)]
-    steps = itertools.count()
+    steps = itertools.count(n_before)
 
     def stretch():
         for batch in batches:
             trainer.update(next(steps), batch)
 
+    for step, batch in zip(range(n_before), itertools.cycle(batches), strict=False):
+        trainer.update(step, batch)
     return stretch

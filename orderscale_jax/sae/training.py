@@ -170,7 +170,7 @@ def _loss(config: SAEConfig, params, run: SAERun, x):
     unfired = jnp.where(fired, 0, jnp.minimum(run.unfired, config.dead_after) + len(x))
     value = sum(errors) / len(errors) + penalty
     if config.aux and config.family not in ("jumprelu", "l1"):
-        value = value + config.aux * _auxiliary(before, sae.W_dec[...], error, unfired >= config.dead_after)
+        value = value + config.aux * _auxiliary(sae, x, error, unfired >= config.dead_after)
     seen = {"loss": errors[-1], "unfired": unfired, "search": search, "least": least}
     return value, seen
 
@@ -230,16 +230,17 @@ def _kth_largest(values, k):
     return jnp.maximum(found, jnp.finfo(jnp.float32).tiny)
 
 
-def _auxiliary(before, W_dec, error, is_dead):
+def _auxiliary(sae: SparseAutoencoder, x, error, is_dead):
     """How badly dead latents reconstruct what the others have left, as a share of it (arXiv 2406.04093); of
-    preactivations [B, F], rows [F, D], errors [B, D] and which latents are dead [F]."""
+    inputs [B, D], errors [B, D] and which latents are dead [F]."""
     left = jax.lax.stop_gradient(-error)
 
     def some():
         n_used = jnp.minimum(error.shape[-1] // 2, is_dead.sum())
+        before = sae.preactivations(x)  # once more: a gradient through both branches would cost every step
         fixed = jnp.where(is_dead, jax.lax.stop_gradient(before), 0)
         is_used = is_dead & (fixed > _row_threshold(fixed, n_used))
-        rebuilt = _combine(jnp.where(is_used, before, 0), W_dec)
+        rebuilt = _combine(jnp.where(is_used, before, 0), sae.W_dec[...])
         total = ((left - left.mean(0)) ** 2).sum(-1).mean()
         return ((left - rebuilt) ** 2).sum(-1).mean() / jnp.maximum(total, SMALLEST_NORM)
 
