@@ -19,6 +19,7 @@ import pytest
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 NOTEBOOK = NOTEBOOKS / "order_by_scale.ipynb"
 BEYOND = NOTEBOOKS / "beyond_the_paper.ipynb"
+GRADED = NOTEBOOKS / "graded_latents.ipynb"
 DRAWING = re.compile(r"^figures\.", re.MULTILINE)
 TRAINING = re.compile(r"^summary = train\(", re.MULTILINE)
 NUMBER = re.compile(r"−?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
@@ -49,7 +50,7 @@ def pictures(cell):
     return [output for output in cell["outputs"] if "image/png" in output.get("data", {})]
 
 
-@pytest.mark.parametrize("path", [NOTEBOOK, BEYOND], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [NOTEBOOK, BEYOND, GRADED], ids=lambda path: path.stem)
 def test_what_is_stored_is_whole_and_nothing_else(path, notebook):
     stored = path.read_text()
     of_path = json.loads(stored)
