@@ -60,7 +60,7 @@ def test_saes_are_trained_and_one_is_studied(orderscale, place):
     studied = orderscale("sae-analyze", f"--sae=new/saes/{names[0]}", "--checkpoint=model", "--output=study")
     assert studied.code == 0 and studied.out.strip().endswith("report.html")
     results = json.loads((place / "study" / "results.json").read_text())
-    assert results["config"]["width"] == 12 and f"dead: {results['dead']}" not in studied.err
+    assert results["config"]["width"] == 12
     other = orderscale(
         "sae-analyze", f"--sae=new/saes/{names[0]}", "--checkpoint=two_layer", "--output=other"
     )
@@ -143,7 +143,7 @@ def test_every_shipped_grid_is_one():
         jobs = saes.jobs(call_file(path), None, None, "two_layer")
         assert len({job.name for job in jobs}) == len(jobs), name
         said = path.read_text().split(" SAEs", 1)[0].removeprefix('"""').split(" ")[-1].replace(",", "")
-        assert said.isdigit() is False or int(said) == len(jobs), name
+        assert int(said) == len(jobs), name
     assert len(saes.jobs(call_file(saes.find("sae/full")), None, None, "x")) == 3 * 8 * 5 * 4 * 3
 
 

@@ -10,7 +10,7 @@ from orderscale_jax.options import check_types, check_values
 FAMILIES = ("batch_topk", "topk", "matryoshka", "jumprelu", "l1", "binary")
 BY_BATCH = ("batch_topk", "matryoshka", "binary")  # keep the largest of a batch, and learn a threshold
 PENALTIES = {"jumprelu": 1.0, "l1": 0.1}  # of the published library (`dictionary-learning`)
-NESTED = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32)  # shares of the latents of a matryoshka SAE
+NESTED = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # shares of a matryoshka SAE's latents, the rest being one more part
 LARGEST_WIDTH = 2**16
 MOST_IN_BATCH = 2**24  # latents of a whole batch that can be counted in float32
 
@@ -104,7 +104,7 @@ class SAEConfig:
         if self.family != "matryoshka":
             return (self.width,)
         ends, total = [], 0
-        for share in NESTED[:-1]:
+        for share in NESTED:
             total += int(share * self.width)
             ends.append(total)
         return tuple(sorted({end for end in ends if end} | {self.width}))
