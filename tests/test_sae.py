@@ -973,7 +973,7 @@ def test_where_lists_are_reversed_is_where_trying_finds_it():
     assert tried["reversed"] > 400 and min(tried.values()) > 5 and len(tried) == 4, tried
 
 
-def test_regions_have_a_width_and_a_middle():
+def test_regions_have_a_width():
     nan = np.nan
     found = steering.Regions(
         0.0,
@@ -983,7 +983,6 @@ def test_regions_have_a_width_and_a_middle():
         np.ones(3),
     )
     np.testing.assert_array_equal(found.width, [4, 1, 0])
-    np.testing.assert_array_equal(found.middle, [5.5, 2.5, nan])
     np.testing.assert_array_equal(found.exists, [True, True, False])
 
 

@@ -9,13 +9,11 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from scipy.optimize import linear_sum_assignment
 
 from orderscale_jax.errors import check_kind
 from orderscale_jax.figures import style
 from orderscale_jax.formatting import number, percent
 from orderscale_jax.sae import SAEStudy
-from orderscale_jax.sae.dictionary import cosine, known_vectors
 
 ACTIVATION = LinearSegmentedColormap.from_list("activation", ["white", style.SKY, style.BLUE, "#00263F"])
 CROWD = 1000  # lists from which on points are small and pale
@@ -175,7 +173,7 @@ def dictionary_match(study: SAEStudy) -> Figure:
     match = study.match
     figure = Figure(figsize=(style.PAGE, 2.3), layout="constrained")
     cosines, f1, bars = figure.subplots(1, 3)
-    _sorted(cosines, matched_cosines(study), "cosine with E[d]", f"mean {number(match.mcc_digits, 3)} (MCC)")
+    _sorted(cosines, match.cosines, "cosine with E[d]", f"mean {number(match.mcc_digits, 3)} (MCC)")
     order = {"color": style.ORANGE, "lw": 1.1, "ls": DASHED, "gid": "order", "zorder": 1}
     label = f"P₁ − P₂ and latent {match.order_latent}: {number(abs(match.order_cosine), 3)}"
     cosines.axhline(abs(match.order_cosine), **order, label=label)
@@ -185,17 +183,6 @@ def dictionary_match(study: SAEStudy) -> Figure:
     f1.set_title("does a latent tell\nwhether a digit is there?")
     _counts(bars, study)
     return figure
-
-
-def matched_cosines(study: SAEStudy) -> np.ndarray:
-    """Cosine [N] of each E_d less their mean with the latent that is matched to it; their mean is the MCC."""
-    encoded = study.encoded
-    is_live = (encoded.latents > 0).any(0)[:, None]
-    found = cosine(known_vectors(encoded.view)[0], np.where(is_live, encoded.decoder, 0))
-    digits, latents = linear_sum_assignment(found, maximize=True)
-    matched = np.zeros(len(found))
-    matched[digits] = found[digits, latents]
-    return matched
 
 
 def _sorted(axes, values, ylabel: str, mean: str) -> None:

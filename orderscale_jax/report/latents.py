@@ -10,11 +10,8 @@ import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-import jinja2
-import markupsafe
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -24,6 +21,7 @@ from orderscale_jax.figures.latents import TREATED, median_detector
 from orderscale_jax.figures.latents_steering import reversed_at, steering_words
 from orderscale_jax.figures.style import STYLE
 from orderscale_jax.formatting import count, enumerate_words, number, percent, points_of
+from orderscale_jax.report.page import template
 from orderscale_jax.sae import SAEStudy, tabulate
 from orderscale_jax.sae.fidelity import CORRELATIONS
 from orderscale_jax.sae.steering import REASONS, WORDS
@@ -113,18 +111,8 @@ def render_sae_page(study: SAEStudy, results: Mapping[str, Any], images: Mapping
       results: the same as `complete_latents` gives it.
       images: the figures as PNG, by name (`draw_latents`).
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orderscale_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"percent": percent, "number": number, "count": count}
-    style = resources.files(__package__).joinpath("templates", "report.css").read_text("utf-8")
     judged, says = verdicts(results), captions(study, results)
-    return environment.get_template("latents.html.jinja").render(
-        style=markupsafe.Markup(style),
+    return template("latents.html.jinja", percent=percent, number=number, count=count).render(
         results=results,
         at=lambda key: lookup(results, key),
         title=str(study.encoded.config),

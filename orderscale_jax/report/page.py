@@ -72,18 +72,8 @@ def render_page(
     graph, config = model.config.graph, results["config"]
     pictures, claims = _pictures(results, images), _claims(results)
     of_paper = {claim["picture"] for claim in claims}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orderscale_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     forms = {f.__name__: f for f in (percent, points, count, number, scientific, origin)}
-    environment.globals |= forms | {"marks": MARKS, "here": HERE, "learnt": LEARNT}
-    style = resources.files(__package__).joinpath("templates", "report.css").read_text("utf-8")
-    return environment.get_template("report.html.jinja").render(
-        style=markupsafe.Markup(style),
+    return template("report.html.jinja", **forms, marks=MARKS, here=HERE, learnt=LEARNT).render(
         results=results,
         title=f"{count(config['n_layers'], 'layer')}, lists of {count(results['list_len'], 'digit')}",
         description=summary.description(results),
@@ -104,6 +94,20 @@ def render_page(
         claims=claims,
         missing=_missing(results),
     )
+
+
+def template(name: str, **known: Any) -> jinja2.Template:
+    """A page's template, which knows these values and, as `style`, the style sheet of all pages."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("orderscale_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = resources.files(__package__).joinpath("templates", "report.css").read_text("utf-8")
+    environment.globals |= {**known, "style": markupsafe.Markup(style)}
+    return environment.get_template(name)
 
 
 def _explorer(found: Study, results: Results, validation: np.ndarray | None) -> str:

@@ -36,7 +36,8 @@ class Match(Printable):
 
     Attributes:
       mcc: of the N vectors E_d less their mean, and of P_1 - P_2 (whose sign is free), about which SEP moves.
-      mcc_digits: of the former alone. mcc_positions: of the 2N vectors E_d + P_i, less their mean.
+      cosines [N]: of each E_d less their mean, matched alone; mcc_digits is their mean.
+      mcc_positions: MCC of the 2N vectors E_d + P_i, less their mean.
       order_cosine: cosine of P_1 - P_2 and the latent nearest to it, with its sign. order_latent: that one.
       f1 [N]: of each digit's detector, a one-to-one matching of digits and latents: how well being on tells
         whether the digit is in the list. mean_f1: their mean.
@@ -49,7 +50,7 @@ class Match(Printable):
     """
 
     mcc: float
-    mcc_digits: float
+    cosines: np.ndarray
     mcc_positions: float
     order_cosine: float
     order_latent: int
@@ -59,6 +60,10 @@ class Match(Printable):
     unique: float
     symbols: np.ndarray
     leftover: np.ndarray
+
+    @property
+    def mcc_digits(self) -> float:
+        return float(self.cosines.mean())
 
     @property
     def mean_f1(self) -> float:
@@ -99,7 +104,7 @@ def match_dictionary(encoded: Encoded) -> Match:
     mixed = np.abs(to_order[detectors[matched > DETECTS]])
     return Match(
         mcc=float(_matched(cosines)[1].mean()),
-        mcc_digits=float(_matched(cosine(digits, decoder))[1].mean()),
+        cosines=_matched(cosine(digits, decoder))[1],
         mcc_positions=float(_matched(cosine(placed - placed.mean(0), decoder))[1].mean()),
         order_cosine=float(to_order[nearest]),
         order_latent=nearest,

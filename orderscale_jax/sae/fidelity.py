@@ -6,6 +6,7 @@ Dimensions: B lists, D model, F latents.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Encoded(Printable):
     constant: np.ndarray
     act_mean: np.ndarray
 
-    @property
+    @functools.cached_property
     def reconstruction(self) -> np.ndarray:
         """SEP [B, D] as the SAE has it."""
         return self.decode(self.latents)
@@ -72,12 +73,12 @@ class Encoded(Printable):
         """The rows [F, D] of the decoder whose latents are on in any list."""
         return self.decoder[(self.latents > 0).any(0)]
 
-    @property
+    @functools.cached_property
     def firing(self) -> np.ndarray:
         """Share of all lists in which a latent is on, [F]."""
         return (self.latents > 0).mean(0)
 
-    @property
+    @functools.cached_property
     def correlations(self) -> np.ndarray:
         """Correlation [F] of each latent with alpha_1 - alpha_2 over all lists; 0 for a constant one."""
         gap = self.view.alphas[:, 0] - self.view.alphas[:, 1]

@@ -29,6 +29,7 @@ from orderscale_jax.errors import UserError, check_kind
 from orderscale_jax.formatting import columns, percent
 from orderscale_jax.options import shown
 from orderscale_jax.printing import Printable
+from orderscale_jax.sae.dictionary import known_vectors
 from orderscale_jax.sae.fidelity import Answers, Encoded, judge
 from orderscale_jax.sae.views import Readout, SepView
 
@@ -79,13 +80,6 @@ class Regions(Printable):
     def width(self) -> np.ndarray:
         """Scales at which a list is reversed, as a length [B]."""
         return np.nansum(self.ends - self.starts, axis=1)
-
-    @property
-    def middle(self) -> np.ndarray:
-        """The middle [B] of the widest interval; NaN where there is none."""
-        lengths = np.where(np.isfinite(self.starts), self.ends - self.starts, -1.0)
-        at = lengths.argmax(1)[:, None]
-        return np.take_along_axis((self.starts + self.ends) / 2, at, 1)[:, 0]
 
 
 ALWAYS = ("success", "feat_zero", "d1_eq_d2")  # are told of even if there is no such list
@@ -497,7 +491,7 @@ def study_steering(encoded: Encoded, latents, *, n_draws: int = 3, seed: int = 0
     largest = others.argmax(1)
     of_largest = others[np.arange(len(others)), largest, None] * encoded.decoder[largest]
     length = np.linalg.norm(vector, axis=1, keepdims=True)
-    order = view.positions[0] - view.positions[1]
+    _, order = known_vectors(view)
     random = [length * unit(len(graded)) for _ in range(n_draws)]
     along = [np.linalg.norm(order) * unit(1) for _ in range(n_draws)]
     return SteeringStudy(

@@ -12,7 +12,7 @@ from orderscale_jax.files import plain
 from orderscale_jax.printing import Printable
 from orderscale_jax.sae.autoencoder import SparseAutoencoder
 from orderscale_jax.sae.config import SAEConfig
-from orderscale_jax.sae.dictionary import Match, expected_coverage, match_dictionary
+from orderscale_jax.sae.dictionary import Match, cosine, expected_coverage, known_vectors, match_dictionary
 from orderscale_jax.sae.fidelity import CORRELATIONS, Answers, Encoded, Fidelity, encode_lists, fidelity
 from orderscale_jax.sae.grading import Grading, grade
 from orderscale_jax.sae.steering import WORDS, SteeringStudy, study_steering
@@ -236,6 +236,5 @@ def _by_name(found: dict[Any, Answers]) -> dict[str, dict[str, float]]:
 
 def _cosine_of(study: SAEStudy, latent: int) -> float:
     """Cosine of a latent's direction and P_1 - P_2."""
-    order = study.encoded.view.positions[0] - study.encoded.view.positions[1]
-    own = study.encoded.decoder[latent]
-    return float(own @ order / max(np.linalg.norm(own) * np.linalg.norm(order), 1e-30))
+    _, order = known_vectors(study.encoded.view)
+    return float(cosine(study.encoded.decoder[[latent]], order[None])[0, 0])

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
@@ -24,7 +23,7 @@ from orderscale_jax.sae.autoencoder import Fixed, SparseAutoencoder
 from orderscale_jax.sae.config import SAEConfig
 from orderscale_jax.sae.selection import threshold_of_largest
 from orderscale_jax.training.batches import permuted
-from orderscale_jax.training.devices import MAPPED, Placement, jitted
+from orderscale_jax.training.devices import MAPPED, PlacedRuns, Placement, jitted
 from orderscale_jax.training.step import clip_by_global_norm
 
 STRETCH = 250  # steps of a compiled call
@@ -356,11 +355,10 @@ def _key(seed, purpose: str):
     return jax.random.fold_in(jax.random.key(seed), number)
 
 
-class CompiledSAETraining:
+class CompiledSAETraining(PlacedRuns):
     """Runs, placed and compiled: calling it takes each of them `n_steps` on.
 
-    Runs have a leading axis R outside (`load`, `fetch`) and the placement's own layout inside. For `devices`
-    that are not here it can be compiled, not called.
+    For `devices` that are not here it can be compiled, not called.
     """
 
     def __init__(
@@ -381,20 +379,6 @@ class CompiledSAETraining:
 
     def __call__(self, runs: SAERun, inputs) -> SAERun:
         return self.call(runs, inputs)
-
-    def load(self, runs: SAERun) -> SAERun:
-        """Runs [R, …] in the placement's layout."""
-        if self.placement.n_devices == 1:
-            return jax.tree.map(lambda x: jnp.array(np.asarray(x)), runs)  # a copy: the call consumes it
-        shape = self.placement.n_devices, -1
-        return jax.tree.map(lambda x: np.asarray(x).reshape(*shape, *x.shape[1:]), runs)
-
-    def fetch(self, runs: SAERun) -> SAERun:
-        """Runs in the placement's layout as host arrays [R, …]."""
-        runs = jax.device_get(runs)
-        if self.placement.n_devices == 1:
-            return runs
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), runs)
 
 
 def _advance_all(config: SAEConfig, n_steps: int, vectorize: bool, runs: SAERun, inputs):

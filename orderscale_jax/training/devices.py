@@ -163,7 +163,31 @@ def _shard_map(function: Callable, devices, in_axes, out_axes, donate):
 MAPPED = _pmap  # or `_shard_map`: the same bits
 
 
-class CompiledTraining:
+class PlacedRuns:
+    """Runs that have a leading axis R outside (`load`, `fetch`) and the layout of `placement` inside."""
+
+    placement: Placement
+
+    def load(self, runs):
+        """Runs [R, …] in the placement's layout."""
+        if self._stacked:
+            shape = self.placement.n_devices, -1
+            return jax.tree.map(lambda x: np.asarray(x).reshape(*shape, *x.shape[1:]), runs)
+        return jax.tree.map(lambda x: jnp.array(np.asarray(x)), runs)  # a copy: the call consumes it
+
+    def fetch(self, tree):
+        """A tree in the placement's layout as host arrays [R, …]."""
+        tree = jax.device_get(tree)
+        if self._stacked:
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+        return tree
+
+    @property
+    def _stacked(self) -> bool:
+        return self.placement.n_devices > 1 and self.placement.split == "runs"
+
+
+class CompiledTraining(PlacedRuns):
     """Runs, placed and compiled: calling it takes every unfinished run to its next validation.
 
     Runs have a leading axis R outside (`load`, `fetch`) and the placement's own layout inside. Programs
@@ -212,20 +236,6 @@ class CompiledTraining:
             )
         return self._call, (*self._parts, runs, train, validation)
 
-    def load(self, runs: Run) -> Run:
-        """Runs [R, …] in the placement's layout."""
-        if self._stacked:
-            shape = self.placement.n_devices, -1
-            return jax.tree.map(lambda x: np.asarray(x).reshape(*shape, *x.shape[1:]), runs)
-        return jax.tree.map(lambda x: jnp.array(np.asarray(x)), runs)  # a copy: the call consumes it
-
-    def fetch(self, tree):
-        """A tree in the placement's layout as host arrays [R, …]."""
-        tree = jax.device_get(tree)
-        if self._stacked:
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-        return tree
-
     def _program(self, *arguments):
         """The program for arguments of these shapes."""
         shapes = tuple((x.shape, np.dtype(x.dtype)) for x in jax.tree.leaves(arguments))
@@ -234,10 +244,6 @@ class CompiledTraining:
             like = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), arguments)
             self._programs[shapes] = self._call.lower(*like).compile()
         return self._programs[shapes]
-
-    @property
-    def _stacked(self) -> bool:
-        return self.placement.n_devices > 1 and self.placement.split == "runs"
 
 
 @functools.partial(jax.jit, static_argnums=0)
