@@ -1,6 +1,7 @@
 """Sparse autoencoders on SEP: training against a plain one, and every answer against what it must be."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -276,7 +277,13 @@ def plain_loss(config, p, x, unfired, step, threshold):
     return value, (errors[-1], unfired, least, dead.sum())
 
 
-_step = jax.jit(training.step, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _step(config, run, sep):
+    """One step on the lists of the training set [M, D] that are its own."""
+    drawn = training.places(config, run.seed, run.step[None], len(sep))[0]
+    return training.step(config, run, (sep - sep.mean(0))[drawn])
+
+
 _plain = jax.jit(jax.value_and_grad(plain_loss, argnums=1, has_aux=True), static_argnums=0)
 
 
@@ -330,9 +337,8 @@ def begun(jobs, sources):
 
 def batches(config, seed, inputs, n_steps):
     """The batches [n_steps, B, D] of a run on the first source."""
-    sep = inputs[0]
-    make = jax.jit(jax.vmap(lambda i: training._batch(config, seed, i, sep, sep.mean(0))))
-    return np.asarray(make(jnp.arange(n_steps)))
+    sep = np.asarray(inputs[0])
+    return (sep - sep.mean(0))[np.asarray(training.places(config, seed, jnp.arange(n_steps), len(sep)))]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -380,9 +386,8 @@ def test_dead_latents_reconstruct_what_is_left_with_half_as_many_as_sep_is_wide(
     (wanted, (*_, n_dead)), gradients = _plain(config, p, x, run.unfired, 0, 0.0)
     before = (x - np.asarray(p["b_dec"])) @ np.asarray(p["W_enc"])
     assert n_dead >= 8 and (before[:, 4:] > 0).sum(1).max() > D // 2
-    loss = jax.jit(jax.value_and_grad(training._loss, argnums=1, has_aux=True), static_argnums=0)
-    found, ours = loss(config, run.params, run, x)
-    assert float(found[0]) == pytest.approx(float(wanted), rel=1e-5)
+    found, _, ours = jax.jit(training.differentiate, static_argnums=0)(config, run, x)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
     for name, wanted in gradients.items():
         size = np.abs(wanted).max()
         np.testing.assert_allclose(getattr(ours, name)[...], wanted, rtol=0, atol=1e-5 * size, err_msg=name)

@@ -59,12 +59,16 @@ def threshold_of_largest(values, n, guess, slope):
         guess = jnp.where((by_slope > low) & (by_slope < high) & may_guess, by_slope, halfway)
         is_near = (jnp.abs(count - n) <= NEAR) & may_guess
         one_on = jnp.where(count > n, 1, 2)
-        new = jax.lax.switch(
+        new, new_count = jax.lax.switch(
             jnp.where(is_near, one_on, 0),
-            (lambda _: guess, least_above, before_largest_below),
+            (
+                lambda _: (guess, count_above(guess)),
+                lambda threshold: (least_above(threshold), count - 1),  # of equal entries more than one
+                lambda threshold: (before_largest_below(threshold), count + 1),
+            ),
             threshold,
         )
-        return i + 1, new, count_above(new), low, high, slope, threshold, count
+        return i + 1, new, new_count, low, high, slope, threshold, count
 
     first = jnp.where(guess > 0, guess, 1.0)
     zero, infinity = jnp.float32(0), jnp.float32(jnp.inf)

@@ -27,6 +27,7 @@ from orderscale_jax.training.devices import MAPPED, PlacedRuns, Placement, jitte
 from orderscale_jax.training.step import clip_by_global_norm
 
 STRETCH = 250  # steps of a compiled call
+MOST_LISTS_DRAWN = 2**17  # of a run at once, before its steps: `permuted` loops once for all of them
 MEDIAN_ROUNDS, MEDIAN_TOLERANCE = 100, 1e-5  # of Weiszfeld's algorithm
 SMALLEST_NORM = 1e-6
 ROW_ROUNDS = 14  # of bisection, to 1/16,384 of a row's largest number
@@ -85,7 +86,7 @@ def start(config: SAEConfig, seed, source, hyper: Hyper, inputs) -> SAERun:
     sep = inputs[source]
     sae = SparseAutoencoder(config, sep.shape[-1], rngs=nnx.Rngs(params=_key(seed, "init")))
     sae.act_mean.set_value(sep.mean(0))
-    x = _batch(config, seed, jnp.int32(0), sep, sep.mean(0))
+    x = (sep - sep.mean(0))[places(config, seed, jnp.zeros(1, jnp.int32), len(sep))[0]]
     sae.b_dec.set_value(geometric_median(x))
     if config.family == "binary":  # its rows carry the size of what they stand for
         size = jnp.sqrt(((x - sae.b_dec[...]) ** 2).sum(-1).mean() / hyper.k)
@@ -108,22 +109,27 @@ def start(config: SAEConfig, seed, source, hyper: Hyper, inputs) -> SAERun:
 def advance(config: SAEConfig, n_steps: int, run: SAERun, inputs) -> SAERun:
     """The run `n_steps` steps on."""
     sep = inputs[run.source]
-    state = dataclasses.replace(run, seed=None, source=None, hyper=None)
+    centred = sep - run.fixed.act_mean[...]
+    most = max(1, MOST_LISTS_DRAWN // config.batch_size)
+    block = max(size for size in range(1, min(most, n_steps) + 1) if n_steps % size == 0)
 
-    def body(state, _):
+    def body(state, drawn):
         whole = dataclasses.replace(state, seed=run.seed, source=run.source, hyper=run.hyper)
-        whole = step(config, whole, sep)
+        whole = step(config, whole, centred[drawn])
         return dataclasses.replace(whole, seed=None, source=None, hyper=None), None
 
-    state, _ = jax.lax.scan(body, state, length=n_steps)
+    def of_block(state, _):
+        drawn = places(config, run.seed, state.step + jnp.arange(block), len(sep))
+        return jax.lax.scan(body, state, drawn)
+
+    state = dataclasses.replace(run, seed=None, source=None, hyper=None)
+    state, _ = jax.lax.scan(of_block, state, length=n_steps // block)
     return dataclasses.replace(state, seed=run.seed, source=run.source, hyper=run.hyper)
 
 
-def step(config: SAEConfig, run: SAERun, sep) -> SAERun:
-    """One step on a batch of SEP [M, D]."""
-    sae = bind(config, run.params, run.fixed)
-    x = _batch(config, run.seed, run.step, sep, sae.act_mean[...])
-    (_, seen), gradient = jax.value_and_grad(_loss, argnums=1, has_aux=True)(config, run.params, run, x)
+def step(config: SAEConfig, run: SAERun, x) -> SAERun:
+    """One step on inputs [B, D], SEP less its mean."""
+    _, seen, gradient = differentiate(config, run, x)
     if config.family != "binary":
         gradient.W_dec.set_value(_less_parallel(gradient.W_dec[...], run.params.W_dec[...]))
     updates, optimizer = _optimizer(config, run.hyper).update(gradient, run.optimizer, run.params)
@@ -145,6 +151,26 @@ def step(config: SAEConfig, run: SAERun, sep) -> SAERun:
     )
 
 
+def differentiate(config: SAEConfig, run: SAERun, x):
+    """(what is minimised, what was seen on the way, the gradient) of inputs [B, D]."""
+    (value, seen), gradient = jax.value_and_grad(_loss, argnums=1, has_aux=True)(config, run.params, run, x)
+    if not config.aux or config.family in ("jumprelu", "l1"):
+        return value, seen, gradient
+    is_dead, left = seen["unfired"] >= config.dead_after, seen["left"]
+
+    def of_dead(params):
+        return config.aux * _auxiliary(bind(config, params, run.fixed), x, left, is_dead)
+
+    # Differentiated inside the branch: through it, every step would carry what only the branch needs.
+    more, more_gradient = jax.lax.cond(
+        is_dead.any(),
+        jax.value_and_grad(of_dead),
+        lambda params: (jnp.float32(0), jax.tree.map(jnp.zeros_like, params)),
+        run.params,
+    )
+    return value + more, seen, jax.tree.map(jnp.add, gradient, more_gradient)
+
+
 def bind(config: SAEConfig, params, fixed) -> SparseAutoencoder:
     """The SAE with these arrays."""
     return nnx.merge(_graphdef(config, params.b_dec.shape[-1]), params, fixed)
@@ -157,7 +183,7 @@ def _graphdef(config: SAEConfig, d_model: int):
 
 
 def _loss(config: SAEConfig, params, run: SAERun, x):
-    """What is minimised, of inputs [B, D]; and what was seen on the way."""
+    """What is minimised but for the part of dead latents, of inputs [B, D]; and what was seen on the way."""
     sae = bind(config, params, run.fixed)
     before = sae.preactivations(x)
     latents, penalty, search, least = _train_latents(config, sae, run, before)
@@ -168,9 +194,7 @@ def _loss(config: SAEConfig, params, run: SAERun, x):
     fired = jax.lax.stop_gradient(latents).max(0) > 0
     unfired = jnp.where(fired, 0, jnp.minimum(run.unfired, config.dead_after) + len(x))
     value = sum(errors) / len(errors) + penalty
-    if config.aux and config.family not in ("jumprelu", "l1"):
-        value = value + config.aux * _auxiliary(sae, x, error, unfired >= config.dead_after)
-    seen = {"loss": errors[-1], "unfired": unfired, "search": search, "least": least}
+    seen = {"loss": errors[-1], "unfired": unfired, "search": search, "least": least, "left": -error}
     return value, seen
 
 
@@ -229,21 +253,16 @@ def _kth_largest(values, k):
     return jnp.maximum(found, jnp.finfo(jnp.float32).tiny)
 
 
-def _auxiliary(sae: SparseAutoencoder, x, error, is_dead):
-    """How badly dead latents reconstruct what the others have left, as a share of it (arXiv 2406.04093); of
-    inputs [B, D], errors [B, D] and which latents are dead [F]."""
-    left = jax.lax.stop_gradient(-error)
-
-    def some():
-        n_used = jnp.minimum(error.shape[-1] // 2, is_dead.sum())
-        before = sae.preactivations(x)  # once more: a gradient through both branches would cost every step
-        fixed = jnp.where(is_dead, jax.lax.stop_gradient(before), 0)
-        is_used = is_dead & (fixed > _row_threshold(fixed, n_used))
-        rebuilt = _combine(jnp.where(is_used, before, 0), sae.W_dec[...])
-        total = ((left - left.mean(0)) ** 2).sum(-1).mean()
-        return ((left - rebuilt) ** 2).sum(-1).mean() / jnp.maximum(total, SMALLEST_NORM)
-
-    return jax.lax.cond(is_dead.any(), some, lambda: jnp.float32(0))
+def _auxiliary(sae: SparseAutoencoder, x, left, is_dead):
+    """How badly dead latents [F] reconstruct what the others have left [B, D] of inputs [B, D], as a share of
+    it (arXiv 2406.04093)."""
+    n_used = jnp.minimum(left.shape[-1] // 2, is_dead.sum())
+    before = sae.preactivations(x)
+    fixed = jnp.where(is_dead, jax.lax.stop_gradient(before), 0)
+    is_used = is_dead & (fixed > _row_threshold(fixed, n_used))
+    rebuilt = _combine(jnp.where(is_used, before, 0), sae.W_dec[...])
+    total = ((left - left.mean(0)) ** 2).sum(-1).mean()
+    return ((left - rebuilt) ** 2).sum(-1).mean() / jnp.maximum(total, SMALLEST_NORM)
 
 
 def _row_threshold(values, n):
@@ -328,10 +347,15 @@ def _risen(step, n_steps: int):
     return jnp.minimum(step / n_steps, 1.0) if n_steps else 1.0
 
 
-def _batch(config: SAEConfig, seed, step, sep, mean):
-    """Inputs [B, D] of a step: B of M lists, each at most once, in an order of this step's own."""
-    order = jax.random.fold_in(_key(seed, "batches"), step)
-    return sep[permuted(order, jnp.arange(config.batch_size), len(sep))] - mean
+def places(config: SAEConfig, seed, steps, n_lists: int):
+    """Which of M training lists steps [S] are trained on, [S, B]: each at most once in a step, in an order of
+    the step's own."""
+    key = _key(seed, "batches")
+
+    def of_step(step):
+        return permuted(jax.random.fold_in(key, step), jnp.arange(config.batch_size), n_lists)
+
+    return jax.vmap(of_step)(steps)
 
 
 def geometric_median(points):
