@@ -4,7 +4,7 @@
     python -m experiments.sae_census --census=census --workdir=runs/sae_census \
         --output=experiments/results/sae_census.csv
 
-A row for each model, BatchTopK of width 128 with k 3, 3,000 steps. Ten minutes on two CPU cores.
+A row for each model, BatchTopK of width 128 with k 3, 3,000 steps. Twenty minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orderscale_jax.sae.study import options, row
 CENSUS = arguments.define("census", "str", None, "the directory of a census.", shown="DIR")
 WORKDIR = arguments.define("workdir", "str", None, "the directory for the SAEs.", shown="DIR")
 OUTPUT = arguments.define("output", "str", None, "the CSV file for the rows.", shown="FILE")
-MODELS = arguments.define("models", "int", 32, "models of each kind.", least=1)
+MODELS = arguments.define("models", "int", 64, "models of each kind.", least=1)
 KINDS = ("two_layer", "two_layer_fresh")
 SAE = SAEConfig(width=128, k=3, steps=3_000)
 

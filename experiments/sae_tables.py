@@ -146,7 +146,10 @@ def census() -> str:
         "control: digits on or off": ("digits_on_off_lists", "{:.1%}", float),
         "control: random direction": ("direction_on_off_lists", "{:.1%}", float),
         "reversed, special latents on or off": ("special_on_off_reversed", "{:.1%}", float),
+        "control: digits on or off, reversed": ("digits_on_off_reversed", "{:.1%}", float),
+        "control: random direction, reversed": ("direction_on_off_reversed", "{:.1%}", float),
         "swapped by scaling the special latent": ("steer_alone", "{:.1%}", float),
+        "by scaling all special ones by one factor": ("steer_together", "{:.1%}", float),
         "control: the largest other latent": ("steer_other_latent", "{:.1%}", float),
         "control: a random vector": ("steer_random_direction", "{:.1%}", float),
         "swapped along P_1 − P_2": ("steer_along_positions", "{:.1%}", float),
@@ -154,7 +157,9 @@ def census() -> str:
     for words, (name, form, change) in asked.items():
         cells = []
         for kind in KINDS:
-            values = [change(float(row[name])) for row in found if row["kind"] == kind]
+            own = [row for row in found if row["kind"] == kind]
+            # one special latent: all of them are that one
+            values = [change(float(row[name] or row["steer_alone"])) for row in own]
             middle, low, high = np.median(values), min(values), max(values)
             cells.append(
                 f"{form.format(middle)} ({form.format(low).removesuffix('%')} to {form.format(high)})"
