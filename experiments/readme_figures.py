@@ -8,11 +8,11 @@ graded_values.png, graded_steering.png and graded_proxies.png. Half a minute.
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.sae_tables import grid
 from orderscale_jax import figures, files, load_pretrained, make_split, report, sae
 from orderscale_jax.analysis import study_model
 from orderscale_jax.cli import app, arguments
@@ -38,15 +38,9 @@ def main():
     study = sae.study_sae(sae.load_pretrained_sae("two_layer")[0], sae.view_sep(model, task_config(config)))
     drawn["graded_values"] = figures.grading_curves(study)
     drawn["graded_steering"] = figures.steering_overview(study)
-    drawn["graded_proxies"] = figures.proxies([numbers(row) for row in saes("batch_topk")], "all")
+    drawn["graded_proxies"] = figures.proxies([numbers(row) for row in grid()], "all")
     for name, figure in drawn.items():
         figures.save(figure, output / name, formats=("png",))
-
-
-def saes(family: str) -> list[dict[str, str]]:
-    """The stored rows of the SAEs of a family."""
-    lines = csv.DictReader((RESULTS / "saes.csv").read_text("utf-8").splitlines())
-    return [row for row in lines if row["family"] == family]
 
 
 def numbers(row: dict[str, str]) -> dict[str, Any]:

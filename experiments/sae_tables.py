@@ -9,14 +9,15 @@ with the agreement of seeds) and of `experiments.sae_census` (`sae_census.csv`).
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
 RESULTS = Path(__file__).parent / "results"
-Row = Mapping[str, str]
+CENSUS = "sae_census.csv"
+Row = dict[str, str]
 KINDS = {"two_layer": "`two_layer`", "two_layer_fresh": "`two_layer_fresh`"}
 
 
@@ -31,7 +32,7 @@ def reproduction() -> str:
         "| width | k | L0 | dead | MSE | outputs right, all lists | validation lists | loss recovered |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for (width, k), own in _cells(_grid(), "width", "k"):
+    for (width, k), own in _cells(grid(), "width", "k"):
         cells = [
             _range(own, "l0_all", "{:.2f}"),
             _range(own, "dead", "{:.0f}"),
@@ -52,7 +53,7 @@ def what_is_found() -> str:
         " swapped by it | by the control | along P_1 − P_2 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for (width, k), own in _cells(_grid(), "width", "k"):
+    for (width, k), own in _cells(grid(), "width", "k"):
         special = ", ".join(
             "/".join(str(int(float(row[name]))) for row in own) for name in ("special_code", "special_text")
         )
@@ -101,7 +102,7 @@ def graded() -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     names = ("graded", "special_on_off", "digits_on_off", "direction_on_off", "all_on_off")
-    for (k,), own in _cells([row for row in _grid() if row["width"] == "128"], "k"):
+    for (k,), own in _cells([row for row in grid() if row["width"] == "128"], "k"):
         for words, kind in (("lists right", "lists"), ("reversed", "reversed")):
             cells = [_range(own, f"{name}_{kind}", "{:.1%}") for name in names]
             lines.append(f"| {k} | {words} | {' | '.join(cells)} |")
@@ -110,12 +111,12 @@ def graded() -> str:
 
 def proxies() -> str:
     """Spearman's rank correlation over the BatchTopK SAEs: all, and those with k >= 3 and width >= 128."""
-    good = [row for row in _grid() if int(row["k"]) >= 3 and int(row["width"]) >= 128]
+    good = [row for row in grid() if int(row["k"]) >= 3 and int(row["width"]) >= 128]
     lines = [
         "| rank correlation of | with MCC | with F1 | with swaps by the special latent | along P_1 − P_2 |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for words, own in ((f"all {len(_grid())}", _grid()), (f"the {len(good)} with k ≥ 3, width ≥ 128", good)):
+    for words, own in ((f"all {len(grid())}", grid()), (f"the {len(good)} with k ≥ 3, width ≥ 128", good)):
         for proxy, name in (
             ("loss_recovered_all", "loss recovered"),
             ("explained_variance_all", "explained variance"),
@@ -130,7 +131,8 @@ def proxies() -> str:
 
 def census() -> str:
     """One SAE of each model of the census: median (least to most)."""
-    found = rows("sae_census.csv")
+    # Where one latent is special, all of them are that one.
+    found = [row | {"steer_together": row["steer_together"] or row["steer_alone"]} for row in rows(CENSUS)]
     lines = [
         "| median (least to most) | " + " | ".join(KINDS.values()) + " |",
         "| --- | --- | --- |",
@@ -157,9 +159,7 @@ def census() -> str:
     for words, (name, form, change) in asked.items():
         cells = []
         for kind in KINDS:
-            own = [row for row in found if row["kind"] == kind]
-            # one special latent: all of them are that one
-            values = [change(float(row[name] or row["steer_alone"])) for row in own]
+            values = [change(float(row[name])) for row in found if row["kind"] == kind]
             middle, low, high = np.median(values), min(values), max(values)
             cells.append(
                 f"{form.format(middle)} ({form.format(low).removesuffix('%')} to {form.format(high)})"
@@ -183,7 +183,8 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def _grid() -> list[Row]:
+def grid() -> list[Row]:
+    """The rows of the BatchTopK SAEs."""
     return [row for row in rows("saes.csv") if row["family"] == "batch_topk"]
 
 

@@ -190,9 +190,8 @@ class PlacedRuns:
 class CompiledTraining(PlacedRuns):
     """Runs, placed and compiled: calling it takes every unfinished run to its next validation.
 
-    Runs have a leading axis R outside (`load`, `fetch`) and the placement's own layout inside. Programs
-    are compiled once for each set of shapes, when they are first needed or planned. For `devices` that
-    are not here they can be compiled, not called.
+    Programs are compiled once for each set of shapes, when they are first needed or planned. For `devices`
+    that are not here they can be compiled, not called.
     """
 
     def __init__(self, setup: Setup, placement: Placement, devices: Sequence[jax.Device] | None = None):
